@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * libhyperattn: exact attention and HyperAttention (arXiv 2310.05869) for long sequences.
+ *
+ * One head computes out = softmax(softmax_scale * q k^T) v, exactly or approximately in near-linear
+ * time. The full semantics are in hyperattn(3) and libhyperattn(7); this header gives shapes,
+ * units, defaults and ownership.
+ *
+ * Conventions: sizes and strides are int64_t and count elements; tensors are row-major and their
+ * last dimension is contiguous; every struct starts with struct_size, which its _init function
+ * fills. The library never aborts, exits, prints (unless HYPERATTN_LOG asks for it) or writes to
+ * its inputs.
+ */
+#ifndef HYPERATTN_H
+#define HYPERATTN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HYPERATTN_VERSION_MAJOR 0
+#define HYPERATTN_VERSION_MINOR 1
+#define HYPERATTN_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define HYPERATTN_API __attribute__((visibility("default")))
+#else
+#define HYPERATTN_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- status -------------------------------------------------------------------------------- */
+
+typedef enum hyperattn_status {
+    HYPERATTN_OK = 0,
+    HYPERATTN_EINVAL = -1,   /* an argument breaks a documented rule */
+    HYPERATTN_ENOTSUP = -2,  /* valid, but this backend or build cannot do it */
+    HYPERATTN_ENOMEM = -3,   /* the allocator returned NULL */
+    HYPERATTN_EBACKEND = -4, /* the requested backend is missing or unusable */
+    HYPERATTN_EVERSION = -5  /* header and library, or library and module, do not match */
+} hyperattn_status;
+
+/* Constant text for a status; never NULL. */
+HYPERATTN_API const char *hyperattn_strerror(int status);
+
+/* Detail of the last failure in the calling thread: names the argument and its value. Never NULL;
+ * "" before the first failure. Valid until the next libhyperattn call of this thread. */
+HYPERATTN_API const char *hyperattn_last_error(void);
+
+/* Version of the library that is running, "major.minor.patch". */
+HYPERATTN_API const char *hyperattn_version(void);
+
+/* ---- enumerations -------------------------------------------------------------------------- */
+
+typedef enum hyperattn_dtype {
+    HYPERATTN_F32,
+    HYPERATTN_BF16,
+    HYPERATTN_F16
+} hyperattn_dtype;
+
+typedef enum hyperattn_method {
+    HYPERATTN_AUTO,  /* exact where it is no slower, HYPER elsewhere */
+    HYPERATTN_EXACT, /* tiled softmax attention */
+    HYPERATTN_HYPER  /* HyperAttention */
+} hyperattn_method;
+
+typedef enum hyperattn_backend {
+    HYPERATTN_BACKEND_AUTO,
+    HYPERATTN_BACKEND_CPU
+} hyperattn_backend;
+
+/* How the keys that a query block attends to exactly are found, where no block_mask is given. */
+typedef enum hyperattn_heavy {
+    HYPERATTN_HEAVY_SORTLSH, /* Hamming-sorted LSH, Algorithm 1 */
+    HYPERATTN_HEAVY_NONE     /* no block: sampled columns only */
+} hyperattn_heavy;
+
+/* How the columns beside the exact block are drawn. */
+typedef enum hyperattn_sampling {
+    HYPERATTN_UNIFORM, /* stratified without replacement, afresh for each query block */
+    HYPERATTN_VNORM    /* with replacement, probability proportional to |v_j|^2 (Algorithm 3) */
+} hyperattn_sampling;
+
+/* ---- context ------------------------------------------------------------------------------- */
+
+/* Backend, instruction-set level, threads and allocator. Immutable once created; may be shared
+ * between threads. */
+typedef struct hyperattn_ctx hyperattn_ctx;
+
+typedef struct hyperattn_ctx_params {
+    size_t struct_size;
+    hyperattn_backend backend; /* default HYPERATTN_BACKEND_AUTO */
+    int nthreads;              /* 0 (default): what OpenMP would take; 1: no parallel region */
+    /* Both NULL (default: the C library's aligned_alloc and free) or both set. alloc returns size
+     * bytes aligned to align, or NULL. They are called from the thread that calls the library. */
+    void *(*alloc)(size_t align, size_t size, void *user);
+    void (*free)(void *ptr, void *user);
+    void *user;
+} hyperattn_ctx_params;
+
+HYPERATTN_API void hyperattn_ctx_params_init(hyperattn_ctx_params *params);
+
+/* params NULL: the defaults. On failure *ctx is NULL. */
+HYPERATTN_API hyperattn_status hyperattn_ctx_create(hyperattn_ctx **ctx,
+                                                    const hyperattn_ctx_params *params);
+
+/* Every plan of the context must be destroyed first. NULL is ignored. */
+HYPERATTN_API void hyperattn_ctx_destroy(hyperattn_ctx *ctx);
+
+HYPERATTN_API const char *hyperattn_ctx_backend(const hyperattn_ctx *ctx); /* "cpu" */
+HYPERATTN_API const char *hyperattn_ctx_isa(const hyperattn_ctx *ctx); /* "ref", "avx2", ... */
+/* Why a better backend or level was not taken, or "". */
+HYPERATTN_API const char *hyperattn_ctx_reason(const hyperattn_ctx *ctx);
+
+/* ---- problem ------------------------------------------------------------------------------- */
+
+/* What is to be computed.
+ *
+ * q   [batch, nheads,    seqlen_q, head_dim]
+ * k   [batch, nheads_kv, seqlen_k, head_dim]
+ * v   [batch, nheads_kv, seqlen_k, head_dim_v]
+ * out [batch, nheads,    seqlen_q, head_dim_v]
+ * lse [batch, nheads, seqlen_q], packed, f32
+ *
+ * Query head h reads key head h / (nheads / nheads_kv). */
+typedef struct hyperattn_problem {
+    size_t struct_size;
+    int64_t batch;      /* default 1 */
+    int64_t nheads;     /* default 1; a multiple of nheads_kv */
+    int64_t nheads_kv;  /* default 0: nheads */
+    int64_t seqlen_q;   /* must be set */
+    int64_t seqlen_k;   /* default 0: seqlen_q */
+    int64_t head_dim;   /* must be set */
+    int64_t head_dim_v; /* default 0: head_dim */
+    hyperattn_dtype dtype; /* of q, k, v and out; default HYPERATTN_F32 */
+    int causal;            /* 0 (default) or 1: row i sees keys j <= i + seqlen_k - seqlen_q */
+    float softmax_scale;   /* default 0: 1/sqrt(head_dim) */
+    /* Strides in elements of batch, head and row; all zero (default): packed. */
+    int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];
+    /* Ragged batches: both NULL (default), or batch + 1 prefix sums each, starting at 0. Sequence b
+     * is rows [cu[b], cu[b+1]) of tensors [head, total rows, dim]; seqlen_q and seqlen_k are then
+     * maxima, the batch stride is not used, and lse is [nheads, total_q]. Copied by the plan. */
+    const int64_t *cu_seqlens_q, *cu_seqlens_k;
+} hyperattn_problem;
+
+HYPERATTN_API void hyperattn_problem_init(hyperattn_problem *problem);
+
+/* ---- params -------------------------------------------------------------------------------- */
+
+/* The paper's predefined mask M^H, in place of sortLSH: query block i (rows [i * query_block,
+ * (i+1) * query_block)) attends exactly to the key blocks key_blocks[row_start[i] ..
+ * row_start[i+1]-1], sorted and distinct. per_head: the rows of nheads masks, one after the other,
+ * in one CSR. Copied by the plan. */
+typedef struct hyperattn_block_mask {
+    size_t struct_size;
+    int64_t query_block, key_block; /* rows and keys per block, >= 1 */
+    int per_head;                   /* 0 (default): one mask for all heads */
+    const int64_t *row_start;
+    const int64_t *key_blocks;
+} hyperattn_block_mask;
+
+HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
+
+/* How it is computed. EXACT reads only method. */
+typedef struct hyperattn_params {
+    size_t struct_size;
+    hyperattn_method method;     /* default HYPERATTN_AUTO */
+    hyperattn_heavy heavy;       /* default HYPERATTN_HEAVY_SORTLSH */
+    hyperattn_sampling sampling; /* default HYPERATTN_UNIFORM */
+    int lsh_num_projs;           /* hash bits, 1..16; default 7 */
+    int block_size;              /* keys per block, >= 1; default 256 */
+    int sample_size;             /* columns sampled beside the block, 0: none; default 256 */
+    int min_seq_len;             /* causal: exact at and below this length, >= 1; default 1024 */
+    int num_sinks;               /* first keys attended exactly by every row; default 16 */
+    int window;                  /* causal: nearest keys attended exactly by every row; default 0 */
+    int strict_causal;           /* 1: row i of out depends on no row after i; default 0 */
+    float kappa_cap;             /* > 0: Algorithm 2's row-wise cap with this kappa; default 0 */
+    uint64_t seed;               /* default 0 */
+    const hyperattn_block_mask *block_mask; /* default NULL */
+} hyperattn_params;
+
+/* Our defaults. */
+HYPERATTN_API void hyperattn_params_init(hyperattn_params *params);
+
+/* The published algorithm: method HYPER, 7 projections, block 256, sample 256, min_seq_len 4096,
+ * no sinks, no window. */
+HYPERATTN_API void hyperattn_params_paper(hyperattn_params *params);
+
+/* ---- plan ---------------------------------------------------------------------------------- */
+
+/* A validated problem with its params: immutable, may be used by several threads at once. The
+ * context must outlive it. */
+typedef struct hyperattn_plan hyperattn_plan;
+
+/* params NULL: the defaults. On failure *plan is NULL and nothing stays allocated. */
+HYPERATTN_API hyperattn_status hyperattn_plan_create(hyperattn_plan **plan, hyperattn_ctx *ctx,
+                                                     const hyperattn_problem *problem,
+                                                     const hyperattn_params *params);
+HYPERATTN_API void hyperattn_plan_destroy(hyperattn_plan *plan);
+
+/* What HYPERATTN_AUTO became. */
+HYPERATTN_API hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan);
+
+/* Bytes of workspace that one hyperattn_forward call needs (backward must be 0 in this version).
+ * A workspace is 64-byte aligned and serves one call at a time. */
+HYPERATTN_API size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int backward);
+
+/* ---- run ----------------------------------------------------------------------------------- */
+
+/* out and, unless NULL, lse (natural log of the softmax denominator). A row that sees no key gives
+ * zeros and lse = -inf. out and lse must not overlap q, k, v or each other. workspace NULL: taken
+ * from the context's allocator for this call; otherwise nothing is allocated. */
+HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q,
+                                                 const void *k, const void *v, void *out,
+                                                 float *lse, void *workspace);
+
+/* Folds a second partial result (out2, lse2: same shapes and strides, other keys) into out and
+ * lse, as if the keys of both had been attended at once. */
+HYPERATTN_API hyperattn_status hyperattn_merge(const hyperattn_plan *plan, void *out, float *lse,
+                                               const void *out2, const float *lse2);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* HYPERATTN_H */

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cpu/exact_blas.h"
+
+#include "config.h"
+
+#ifdef HAVE_OPENBLAS
+#include <cblas.h>
+#include <math.h>
+
+#include "cpu/clock.h"
+#include "cpu/state.h"
+
+int ha_exact_blas_serves(const hyperattn_plan *plan)
+{
+    return plan->ctx->kernels == &ha_kernels_ref && plan->params.method == HYPERATTN_EXACT;
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Rows of one query head against one chunk of keys; buffers are those of the scratch, rows of
+ * width d or dv. */
+typedef struct chunk {
+    const ha_run *run;
+    ha_scratch *s;
+    int64_t rows, keys;
+    int64_t limit; /* keys that the first row sees; each later row sees slope more */
+    int64_t slope;
+} chunk;
+
+static int64_t keys_of(const chunk *c, int64_t i)
+{
+    int64_t keys = c->limit + c->slope * i;
+    return keys < 0 ? 0 : min64(keys, c->keys);
+}
+
+/* Online softmax of row i of the scores, in the log2 domain. */
+static void softmax_row(const chunk *c, int64_t i)
+{
+    ha_scratch *s = c->s;
+    float *score = s->tile + i * HA_TASK_KEYS, top = s->m[i];
+    int64_t keys = keys_of(c, i), dv = c->run->cpu->ldacc;
+    for (int64_t j = 0; j < keys; j++)
+        top = score[j] > top ? score[j] : top;
+    if (top > s->m[i] && s->m[i] != -INFINITY) {
+        float alpha = exp2f(s->m[i] - top);
+        s->l[i] *= alpha;
+        for (int64_t x = 0; x < dv; x++)
+            s->acc[i * dv + x] *= alpha;
+    }
+    s->m[i] = top;
+    for (int64_t j = 0; j < keys; j++)
+        score[j] -= top == -INFINITY ? 0 : top;
+    ha_run_kernels(c->run)->exp2(score, keys);
+    for (int64_t j = 0; j < keys; j++)
+        s->l[i] += score[j];
+    for (int64_t j = keys; j < c->keys; j++)
+        score[j] = 0;
+}
+
+/* acc += P V, row by row up to each row's limit: 0 * NaN must not reach rows that do not see it. */
+static void values_carefully(const chunk *c)
+{
+    int64_t dv = c->run->plan->problem.head_dim_v;
+    for (int64_t i = 0; i < c->rows; i++)
+        for (int64_t j = 0; j < keys_of(c, i); j++)
+            for (int64_t x = 0; x < dv; x++)
+                c->s->acc[i * c->run->cpu->ldacc + x] +=
+                    c->s->tile[i * HA_TASK_KEYS + j] * ((const float *)c->s->vpack)[j * dv + x];
+}
+
+static int all_finite(const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return 0;
+    return 1;
+}
+
+static void attend_chunk(const chunk *c)
+{
+    const hyperattn_problem *p = &c->run->plan->problem;
+    ha_scratch *s = c->s;
+    int d = (int)p->head_dim, dv = (int)p->head_dim_v;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)c->rows, (int)c->keys, d,
+                p->softmax_scale * HA_LOG2E, s->q, d, s->kpack, d, 0, s->tile, HA_TASK_KEYS);
+    for (int64_t i = 0; i < c->rows; i++)
+        softmax_row(c, i);
+    if (c->limit < c->keys && !all_finite(s->vpack, c->keys * dv))
+        values_carefully(c);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)c->rows, dv, (int)c->keys, 1,
+                    s->tile, HA_TASK_KEYS, s->vpack, dv, 1, s->acc, (int)c->run->cpu->ldacc);
+}
+
+static void attend_rows(ha_run *run, ha_unit *u, int64_t head, int64_t row0, int64_t rows)
+{
+    const hyperattn_problem *p = &run->plan->problem;
+    ha_scratch *s = &run->scratch[0];
+    int64_t nk = u->layout->nk, causal = p->causal;
+    int64_t last = causal ? row0 + nk - u->layout->nq + 1 : nk; /* keys of the first row */
+    int64_t end = min64(nk, last + causal * (rows - 1));
+    ha_rows q = u->q[head], k = u->k, v = u->v;
+    q.first = row0;
+    run->cpu->arith->load_q(s->q, &q, rows, p->head_dim);
+    ha_state_clear(run, s, rows);
+    for (int64_t x = 0; x < end; x += HA_TASK_KEYS) {
+        const chunk c = {run, s, rows, min64(HA_TASK_KEYS, end - x), last - x, causal};
+        k.first = v.first = x;
+        run->cpu->arith->load_q(s->kpack, &k, c.keys, p->head_dim);
+        run->cpu->arith->load_q(s->vpack, &v, c.keys, p->head_dim_v);
+        attend_chunk(&c);
+    }
+    ha_state_finish(run, s, &(ha_state_rows){u, head, NULL, row0, rows});
+}
+
+void ha_exact_blas(ha_run *run)
+{
+    double start = ha_clock(run->plan);
+    for (int64_t i = 0; i < run->nunits; i++) {
+        ha_unit *u = &run->units[i];
+        for (int64_t head = 0; head < run->cpu->group; head++)
+            for (int64_t row = 0; row < u->layout->nq; row += HA_TASK_ROWS)
+                attend_rows(run, u, head, row, min64(HA_TASK_ROWS, u->layout->nq - row));
+    }
+    ha_clock_add(run, 0, HA_STAGE_LEAF, start);
+}
+
+#else
+
+int ha_exact_blas_serves(const hyperattn_plan *plan)
+{
+    (void)plan;
+    return 0;
+}
+
+void ha_exact_blas(ha_run *run)
+{
+    (void)run;
+}
+
+#endif

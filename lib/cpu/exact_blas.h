@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Exact attention for the portable level, with OpenBLAS for its matrix products.
+ */
+#ifndef HA_EXACT_BLAS_H
+#define HA_EXACT_BLAS_H
+
+#include "cpu/unit.h"
+
+/* Whether a plan's exact attention goes this way: portable kernels, EXACT, a build with OpenBLAS. */
+int ha_exact_blas_serves(const hyperattn_plan *plan);
+
+/* Every leaf of the units in flight, from serial code: OpenBLAS brings its own threads, and must not
+ * be called inside a parallel region. */
+void ha_exact_blas(ha_run *run);
+
+#endif

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The first half of Algorithm 1: projections and bucket ranks, then the sorted orders and the runs
+ * of queries that meet each block of keys.
+ */
+#include <math.h>
+
+#include "cpu/clock.h"
+#include "cpu/hyper.h"
+#include "cpu/lsh.h"
+#include "cpu/sort.h"
+#include "parallel.h"
+
+/* Rows that one hashing task takes. */
+#define HASH_ROWS 1024
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Projects rows [first, first + n) of a tensor, at most HA_TASK_ROWS, into proj. */
+static void project_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_rows rows, int64_t n,
+                         float *proj)
+{
+    const hyperattn_problem *p = &run->plan->problem;
+    const ha_kernels *kernels = ha_run_kernels(run);
+    kernels->f32.load_q(s->q, &rows, n, p->head_dim);
+    kernels->project(proj, run->cpu->ldproj, s->q, u->directions, n, p->head_dim,
+                     run->plan->params.lsh_num_projs);
+}
+
+static void hash_keys(const ha_run *run, ha_scratch *s, ha_unit *u, int64_t first, int64_t end)
+{
+    for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
+        ha_rows rows = u->k;
+        rows.first = x;
+        project_rows(run, s, u, rows, min64(HA_TASK_ROWS, end - x), u->kproj + x * run->cpu->ldproj);
+    }
+}
+
+static void hash_queries(const ha_run *run, ha_scratch *s, ha_unit *u, int64_t head, int64_t first,
+                         int64_t end)
+{
+    const float zero[HA_MAX_PROJS] = {0};
+    int r = run->plan->params.lsh_num_projs;
+    for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
+        ha_rows rows = u->q[head];
+        rows.first = x;
+        int64_t n = min64(HA_TASK_ROWS, end - x);
+        project_rows(run, s, u, rows, n, s->proj);
+        for (int64_t i = 0; i < n; i++)
+            u->qrank[head * u->layout->nq + x + i] =
+                (uint16_t)ha_lsh_bucket(s->proj + i * run->cpu->ldproj, zero, r);
+    }
+}
+
+/* |v_j|^2 of keys [first, end), for V-norm sampling. */
+static void value_norms(const ha_run *run, ha_scratch *s, ha_unit *u, int64_t first, int64_t end)
+{
+    int64_t dv = run->plan->problem.head_dim_v;
+    const ha_arith *a = &ha_run_kernels(run)->f32;
+    int64_t ld = ha_ldq(a, dv);
+    for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
+        ha_rows rows = u->v;
+        rows.first = x;
+        int64_t n = min64(HA_TASK_ROWS, end - x);
+        a->load_q(s->q, &rows, n, dv);
+        for (int64_t i = 0; i < n; i++) {
+            const float *v = (const float *)s->q + i * ld;
+            double sum = 0;
+            for (int64_t c = 0; c < dv; c++)
+                sum += (double)v[c] * (double)v[c];
+            u->vnorm[x + i] = (float)sum;
+        }
+    }
+}
+
+/* Chunks of rows of the keys (side 0) and of each query head (side 1 + head). */
+static void hash_task(void *arg, int64_t i, int thread)
+{
+    ha_run *run = arg;
+    ha_scratch *s = &run->scratch[thread];
+    double start = ha_clock(run->plan);
+    ha_unit *u = &run->units[i % run->nunits];
+    i /= run->nunits;
+    int64_t sides = 1 + run->cpu->group, side = i % sides, first = i / sides * HASH_ROWS;
+    int64_t n = side ? u->layout->nq : u->layout->nk, end = min64(n, first + HASH_ROWS);
+    if (side && ha_is_sorted(run))
+        hash_queries(run, s, u, side - 1, first, end);
+    else if (!side && ha_is_sorted(run))
+        hash_keys(run, s, u, first, end);
+    if (!side && u->vnorm)
+        value_norms(run, s, u, first, end);
+    ha_clock_add(run, thread, HA_STAGE_HASH, start);
+}
+
+static void make_directions(const ha_run *run, ha_scratch *s, ha_unit *u)
+{
+    const hyperattn_params *p = &run->plan->params;
+    int64_t d = run->plan->problem.head_dim;
+    ha_lsh_directions(s->acc, p->lsh_num_projs, d, p->seed, u->id);
+    const ha_rows rows = {.base = s->acc, .stride = d, .dtype = HYPERATTN_F32};
+    ha_run_kernels(run)->f32.pack_k(u->directions, &rows, p->lsh_num_projs, d);
+}
+
+void ha_hyper_hash(ha_run *run)
+{
+    int64_t n = run->cpu->max.nq > run->cpu->max.nk ? run->cpu->max.nq : run->cpu->max.nk;
+    if (ha_is_sorted(run))
+        for (int64_t i = 0; i < run->nunits; i++)
+            make_directions(run, &run->scratch[0], &run->units[i]);
+    ha_parallel_for(run->plan->ctx->nthreads,
+                    run->nunits * (1 + run->cpu->group) * ((n + HASH_ROWS - 1) / HASH_ROWS),
+                    hash_task, run);
+}
+
+/* Buckets are counted from the rectangle's own key mean, so that no later key steers it. */
+static void sort_keys(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect)
+{
+    int r = run->plan->params.lsh_num_projs;
+    int64_t ld = run->cpu->ldproj;
+    float mean[HA_MAX_PROJS];
+    ha_lsh_mean(mean, u->kproj + rect->k0 * ld, ld, rect->nk, r);
+    for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++)
+        u->krank[j] = (uint16_t)ha_lsh_bucket(u->kproj + j * ld, mean, r);
+    ha_counting_sort(u->korder + rect->k0, u->krank + rect->k0, rect->nk, rect->k0,
+                     (int64_t)1 << r, s->counts);
+}
+
+/* Running sums of the value norms in the rectangle's key order. */
+static void sum_mass(const ha_run *run, ha_unit *u, const ha_rect *rect)
+{
+    double sum = 0;
+    for (int64_t x = rect->k0; x < rect->k0 + rect->nk; x++)
+        u->mass[x] = sum += (double)u->vnorm[ha_is_sorted(run) ? u->korder[x] : x];
+}
+
+/* Run t of n rows cut into parts runs of step rows, or near-equal ones where step is 0. */
+static int64_t run_bound(int64_t n, int64_t parts, int64_t step, int64_t t)
+{
+    return step ? min64(n, t * step) : n * t / parts;
+}
+
+/* Queries by bucket; run t of them meets block t of the keys, as in the paper. */
+static void sort_queries(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect,
+                         int64_t head)
+{
+    const hyperattn_params *p = &run->plan->params;
+    int64_t base = head * u->layout->nq + rect->q0;
+    uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
+    int64_t step = rect->nq == rect->nk || !ha_is_sorted(run) ? p->block_size : 0;
+    if (ha_is_sorted(run))
+        ha_counting_sort(u->qorder + base, u->qrank + base, rect->nq, rect->q0,
+                         (int64_t)1 << p->lsh_num_projs, s->counts);
+    for (int64_t t = 0; t < rect->nblocks; t++)
+        bounds[t] = (uint32_t)run_bound(rect->nq, rect->nblocks, step, t);
+    bounds[rect->nblocks] = (uint32_t)rect->nq;
+}
+
+/* strict_causal: a query meets the block of keys that holds the middle of its own bucket, whatever
+ * the other queries are. */
+static void sort_queries_strictly(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect,
+                                  int64_t head)
+{
+    const hyperattn_params *p = &run->plan->params;
+    int64_t base = head * u->layout->nq + rect->q0, nbuckets = (int64_t)1 << p->lsh_num_projs;
+    uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
+    uint32_t *block = s->counts + nbuckets + 1; /* of each bucket */
+    for (int64_t b = 0; b <= nbuckets; b++)
+        s->counts[b] = 0;
+    for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++)
+        s->counts[u->krank[j] + 1]++;
+    for (int64_t b = 0, begin = 0; b < nbuckets; b++) {
+        int64_t end = begin + s->counts[b + 1];
+        block[b] = (uint32_t)min64((begin + end) / 2 / p->block_size, rect->nblocks - 1);
+        begin = end;
+    }
+    for (int64_t t = 0; t <= rect->nblocks; t++)
+        bounds[t] = 0;
+    for (int64_t i = 0; i < rect->nq; i++)
+        bounds[block[u->qrank[base + i]]]++;
+    uint32_t place = 0;
+    for (int64_t t = 0; t <= rect->nblocks; t++) {
+        uint32_t count = bounds[t];
+        bounds[t] = place;
+        place += count;
+    }
+    /* bounds[t] moves to the end of run t while run t is filled, which is where run t + 1 begins */
+    for (int64_t i = 0; i < rect->nq; i++)
+        u->qorder[base + bounds[block[u->qrank[base + i]]]++] = (uint32_t)(rect->q0 + i);
+    for (int64_t t = rect->nblocks; t > 0; t--)
+        bounds[t] = bounds[t - 1];
+    bounds[0] = 0;
+}
+
+static const ha_rect *wave_rect(const ha_run *run, const ha_unit *u, int64_t i)
+{
+    const ha_layout *l = u->layout;
+    if (run->wave >= l->nwaves || l->wave[run->wave] + i >= l->wave[run->wave + 1])
+        return NULL;
+    return &l->rects[l->wave[run->wave] + i];
+}
+
+static void sort_keys_task(void *arg, int64_t i, int thread)
+{
+    ha_run *run = arg;
+    double start = ha_clock(run->plan);
+    ha_unit *u = &run->units[i % run->nunits];
+    const ha_rect *rect = wave_rect(run, u, i / run->nunits);
+    if (rect && ha_is_sorted(run))
+        sort_keys(run, &run->scratch[thread], u, rect);
+    if (rect && u->mass)
+        sum_mass(run, u, rect);
+    ha_clock_add(run, thread, HA_STAGE_SORT, start);
+}
+
+static void sort_queries_task(void *arg, int64_t i, int thread)
+{
+    ha_run *run = arg;
+    double start = ha_clock(run->plan);
+    ha_unit *u = &run->units[i % run->nunits];
+    i /= run->nunits;
+    const ha_rect *rect = wave_rect(run, u, i / run->cpu->group);
+    if (rect && run->plan->params.strict_causal && ha_is_sorted(run))
+        sort_queries_strictly(run, &run->scratch[thread], u, rect, i % run->cpu->group);
+    else if (rect)
+        sort_queries(run, &run->scratch[thread], u, rect, i % run->cpu->group);
+    ha_clock_add(run, thread, HA_STAGE_SORT, start);
+}
+
+/* Runs longer than a task holds become several tasks with the same columns. */
+static void list_tasks(ha_run *run)
+{
+    run->ntasks = 0;
+    for (int64_t unit = 0; unit < run->nunits; unit++) {
+        const ha_unit *u = &run->units[unit];
+        const ha_rect *rect;
+        for (int64_t n = 0; (rect = wave_rect(run, u, n)); n++)
+            for (int64_t head = 0; head < run->cpu->group; head++) {
+                const uint32_t *bounds =
+                    u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
+                for (int64_t t = 0; t < rect->nblocks; t++)
+                    for (int64_t row = bounds[t]; row < bounds[t + 1]; row += HA_TASK_ROWS)
+                        run->tasks[run->ntasks++] = (ha_task){
+                            .rect = rect, .unit = (int32_t)unit, .head = (int32_t)head, .block = t,
+                            .row0 = row, .rows = min64(HA_TASK_ROWS, bounds[t + 1] - row),
+                        };
+            }
+    }
+}
+
+/* strict_causal's query runs need the sorted keys; otherwise the two could go side by side, but the
+ * sorts are short. */
+void ha_hyper_sort(ha_run *run)
+{
+    int nthreads = run->plan->ctx->nthreads;
+    int64_t n = run->cpu->max.max_rects * run->nunits;
+    ha_parallel_for(nthreads, n, sort_keys_task, run);
+    ha_parallel_for(nthreads, n * run->cpu->group, sort_queries_task, run);
+    list_tasks(run);
+}

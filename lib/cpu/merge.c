@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cpu/merge.h"
+
+#include <math.h>
+
+#include "parallel.h"
+
+/* Rows that one task takes, and columns of a row that it holds at a time. */
+#define ROWS 256
+#define COLUMNS 256
+#define MAX_MR 8
+
+typedef struct merging {
+    const hyperattn_plan *plan;
+    void *out;
+    float *lse;
+    const void *out2;
+    const float *lse2;
+    int64_t chunks; /* of rows, per head */
+} merging;
+
+/* Weights of the two parts and the new lse; no weight where neither saw a key. */
+static float weigh(float a, float b, float *wa, float *wb)
+{
+    float top = a > b ? a : b;
+    if (top == -INFINITY) {
+        *wa = *wb = 0;
+        return top;
+    }
+    float ea = expf(a - top), eb = expf(b - top), sum = ea + eb;
+    *wa = ea / sum;
+    *wb = eb / sum;
+    return top + logf(sum);
+}
+
+/* One row of the tensors from element `at` on: out = wa out + wb out2. */
+static void merge_row(const merging *m, int64_t at, float wa, float wb)
+{
+    const hyperattn_problem *p = &m->plan->problem;
+    const ha_kernels *kernels = m->plan->ctx->kernels;
+    float a[MAX_MR * COLUMNS], b[MAX_MR * COLUMNS];
+    const float one = 1;
+    for (int64_t c = 0; c < p->head_dim_v; c += COLUMNS) {
+        int64_t n = p->head_dim_v - c < COLUMNS ? p->head_dim_v - c : COLUMNS;
+        int64_t byte = (at + c) * (p->dtype == HYPERATTN_F32 ? 4 : 2);
+        const ha_rows from = {.base = (const char *)m->out + byte, .dtype = p->dtype};
+        const ha_rows from2 = {.base = (const char *)m->out2 + byte, .dtype = p->dtype};
+        const ha_out_rows to = {.base = (char *)m->out + byte, .dtype = p->dtype};
+        kernels->f32.load_q(a, &from, 1, n);
+        kernels->f32.load_q(b, &from2, 1, n);
+        for (int64_t i = 0; i < n; i++)
+            a[i] = (wa == 0 ? 0 : wa * a[i]) + (wb == 0 ? 0 : wb * b[i]);
+        kernels->store_rows(&to, a, COLUMNS, &one, 1, n);
+    }
+}
+
+static void merge_task(void *arg, int64_t i, int thread)
+{
+    const merging *m = arg;
+    const hyperattn_problem *p = &m->plan->problem;
+    (void)thread;
+    int64_t row = i % m->chunks * ROWS, head = i / m->chunks % p->nheads;
+    ha_sequence seq = ha_plan_sequence(m->plan, i / m->chunks / p->nheads);
+    for (int64_t end = row + ROWS < seq.nq ? row + ROWS : seq.nq; row < end; row++) {
+        int64_t l = seq.lse + head * seq.lse_head + row;
+        float wa, wb;
+        m->lse[l] = weigh(m->lse[l], m->lse2[l], &wa, &wb);
+        merge_row(m, seq.out + head * p->out_stride[1] + row * p->out_stride[2], wa, wb);
+    }
+}
+
+hyperattn_status ha_merge(const hyperattn_plan *plan, void *out, float *lse, const void *out2,
+                          const float *lse2)
+{
+    const hyperattn_problem *p = &plan->problem;
+    merging m = {plan, out, lse, out2, lse2, (p->seqlen_q + ROWS - 1) / ROWS};
+    ha_parallel_for(plan->ctx->nthreads, p->batch * p->nheads * m.chunks, merge_task, &m);
+    return HYPERATTN_OK;
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the stages of one forward call share. A unit is one key head of one sequence with the query
+ * heads that read it; several units are in flight at a time.
+ */
+#ifndef HA_UNIT_H
+#define HA_UNIT_H
+
+#include "cpu/causal.h"
+#include "plan.h"
+#include "workspace.h"
+
+#define HA_LOG2E 1.44269504088896341f
+
+/* Keys that a task packs at a time: a multiple of every bc. */
+#define HA_TASK_KEYS 512
+
+/* The CPU backend's plan data. */
+typedef struct ha_cpu_plan {
+    const ha_arith *arith;
+    int64_t group;         /* query heads per key head */
+    int64_t units;         /* batch * nheads_kv */
+    int64_t in_flight;     /* units at a time */
+    int64_t ldacc, ldproj; /* row widths of states and projections */
+    int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
+    ha_layout *layouts;
+    ha_layout max;         /* the largest counts of any layout */
+    size_t unit_bytes, thread_bytes, shared_bytes;
+} ha_cpu_plan;
+
+/* Rows of a rectangle's sorted queries [row0, row0 + rows) against its block. */
+typedef struct ha_task {
+    const ha_rect *rect;
+    int32_t unit, head; /* place of the unit among those in flight; query head of the group */
+    int64_t block;
+    int64_t row0, rows;
+} ha_task;
+
+/* A unit's tensors and its part of the workspace. Rows are those of the sequence. */
+typedef struct ha_unit {
+    const ha_layout *layout;
+    int64_t head0;          /* first query head, of all heads */
+    uint32_t id;            /* of the key head in the batch: keys the random streams */
+    ha_rows k, v;
+    ha_rows *q;             /* [group] */
+    ha_out_rows *out;       /* [group] */
+    float **lse;            /* [group], or NULL */
+    float *directions;      /* packed hash directions */
+    float *kproj;           /* [nk][ldproj] */
+    float *vnorm;           /* [nk], with V-norm sampling */
+    uint16_t *qrank;        /* [group][nq]: rank of a query's bucket */
+    uint16_t *krank;        /* [nk], of the current wave */
+    uint32_t *qorder;       /* [group][nq]: rows of each rectangle, sorted, from its q0 on */
+    uint32_t *korder;       /* [nk]: keys of each rectangle, sorted, from its k0 on */
+    uint32_t *bounds;       /* [group][max_bounds]: first sorted query of each run */
+    double *mass;           /* [nk]: running sums of vnorm in sorted order, per rectangle */
+    float *tau;             /* [group][max_rects][tau tiles]: log2 of row sums, with kappa_cap */
+    float *m, *l, *acc;     /* row states between waves: [group][nq], [group][nq][ldacc] */
+    void *kpack, *vpack;    /* packed keys and values from layout->key0 on */
+    uint8_t *finite;        /* [per HA_SPLIT keys of the pack]: every value is finite */
+} ha_unit;
+
+/* One thread's part of the workspace. */
+typedef struct ha_scratch {
+    void *q;           /* query tiles of a task; f32 tile while hashing */
+    float *proj;       /* projections of a tile */
+    float *m, *l, *acc;
+    float *cap, *block_sum;
+    float *inv;
+    void *kpack, *vpack;
+    uint32_t *index;   /* [HA_TASK_KEYS] */
+    float *logw;       /* [HA_TASK_KEYS] */
+    int32_t *limit;
+    float *tile;       /* ha_tile_scratch */
+    uint32_t *counts;  /* counting sort */
+    double seconds[HA_STAGES];
+} ha_scratch;
+
+/* A forward call. */
+typedef struct ha_run {
+    const hyperattn_plan *plan;
+    const ha_cpu_plan *cpu;
+    int64_t nunits;      /* in flight */
+    ha_unit *units;
+    ha_scratch *scratch; /* [nthreads] */
+    ha_task *tasks;
+    int64_t ntasks;
+    int wave;
+} ha_run;
+
+static inline const ha_kernels *ha_run_kernels(const ha_run *run)
+{
+    return run->plan->ctx->kernels;
+}
+
+/* Rows of a task in whole register blocks. */
+static inline int64_t ha_task_rows_padded(const ha_arith *a)
+{
+    return ha_round_up(HA_TASK_ROWS, a->mr);
+}
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The micro-kernel contract. Algorithms in lib/cpu call these tables only; lib/simd fills them, one
+ * table per instruction-set level. Every slot has a C reference in lib/simd/ref.c and a checkkern
+ * test.
+ *
+ * A "unit" is 32 bits of a packed operand: one f32, or, in bf16 arithmetic, two neighbouring bf16
+ * values of the depth. So the packed shapes are the same in both arithmetics, with
+ * depth = ha_units(arith, head_dim).
+ *
+ * Packed shapes (NR = arith->nr keys or columns, zero-padded):
+ *   query tile  [rows up to a multiple of MR][ldq]               ldq = ha_ldq(), row-major
+ *   keys        [ceil(nkeys / NR)][depth][NR]                    panels of NR keys
+ *   values      [ceil(dv / NR)][key units of the whole pack][NR] panels of NR columns; the last
+ *               panel's rows are ha_panel_width() wide
+ */
+#ifndef HA_KERNELS_H
+#define HA_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hyperattn.h"
+
+/* A projection panel holds them all: NR >= HA_MAX_PROJS at every level. */
+#define HA_MAX_PROJS 16
+
+/* Rows of one tensor: row i is base + (index ? index[i] : first + i) * stride elements. */
+typedef struct ha_rows {
+    const void *base;
+    int64_t stride;
+    const uint32_t *index; /* NULL: consecutive rows */
+    int64_t first;
+    hyperattn_dtype dtype;
+} ha_rows;
+
+/* One step of online softmax: a query tile against a chunk of packed keys.
+ * For row i < rows and key j < keys, in the log2 domain,
+ *     s_ij = min(scale * q_i.k_j + logw_j, cap_i), and -inf where j >= limit_i,
+ * and the running state (m, l, acc) becomes that of the keys seen so far:
+ *     m = max s,  l = sum 2^(s - m),  acc = sum 2^(s - m) v_j. */
+typedef struct ha_tile {
+    const void *q;  /* query tile */
+    const void *k;  /* packed keys of this chunk */
+    const void *v;  /* the whole pack of values */
+    int64_t vpanel; /* key units of the whole pack */
+    int64_t vfirst; /* key unit of the pack at which this chunk starts */
+    const float *logw;    /* log2 weights, [keys up to a multiple of NR]; -inf where padded */
+    const int32_t *limit; /* not decreasing, [rows up to a multiple of MR]; or NULL */
+    const float *cap;     /* [rows up to a multiple of MR]; or NULL */
+    int rows, keys;       /* rows <= br, keys <= bc */
+    int head_dim, dv;     /* dv 0: only m and l are wanted */
+    float scale;          /* softmax_scale * log2(e) */
+    int careful;          /* the values hold an Inf or NaN: masked ones must not leak */
+    float *m, *l;         /* [rows up to a multiple of MR]; start at -inf and 0 */
+    float *acc;           /* [rows up to a multiple of MR][ldacc]; starts at 0 */
+    int64_t ldacc;        /* >= ha_padded_dv() */
+    float *scratch;       /* ha_tile_scratch() bytes, 64-byte aligned */
+} ha_tile;
+
+/* One arithmetic: the type in which products are formed. State is f32 in each. */
+typedef struct ha_arith {
+    int mr, nr; /* register block: rows and lanes of a panel */
+    int lanes;  /* of one vector; nr is a multiple */
+    int br, bc; /* most rows and keys of one tile; multiples of mr and nr */
+    int pair;   /* values per unit: 1 (f32) or 2 (bf16) */
+    /* rows x head_dim -> query tile, zero-filled */
+    void (*load_q)(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim);
+    /* nkeys x head_dim -> key panels */
+    void (*pack_k)(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim);
+    /* nkeys x dv -> column panels of the pack dst with vpanel key units, from key unit vfirst on.
+     * Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite. */
+    int (*pack_v)(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
+                  int64_t dv);
+    void (*attend)(const ha_tile *tile);
+} ha_arith;
+
+/* Destination rows, as ha_rows. */
+typedef struct ha_out_rows {
+    void *base;
+    int64_t stride;
+    const uint32_t *index;
+    int64_t first;
+    hyperattn_dtype dtype;
+} ha_out_rows;
+
+typedef struct ha_kernels {
+    const char *name;
+    ha_arith f32;
+    const ha_arith *bf16; /* NULL: bf16 tensors are converted and go through f32 */
+    /* [rows][r] projections proj_ij = x_i.g_j of rows onto r <= HA_MAX_PROJS directions, which
+     * f32.pack_k packed into one panel; ld >= r rounded up to lanes. x is an f32 query tile. */
+    void (*project)(float *proj, int64_t ld, const float *x, const float *g, int64_t rows,
+                    int64_t head_dim, int r);
+    /* out row i = acc row i * inv[i], rounded to nearest even */
+    void (*store_rows)(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
+                       int64_t rows, int64_t dv);
+    /* Runs iters steps of independent multiply-adds and returns the operations done: the peak
+     * that bench/ compares with. bf16_peak is NULL where bf16 is NULL. */
+    double (*f32_peak)(int64_t iters);
+    double (*bf16_peak)(int64_t iters);
+    /* x[i] = 2^x[i]: the exponential of attend, on its own */
+    void (*exp2)(float *x, int64_t n);
+} ha_kernels;
+
+static inline int64_t ha_round_up(int64_t x, int64_t to)
+{
+    return (x + to - 1) / to * to;
+}
+
+/* Units of a row of n values. */
+static inline int64_t ha_units(const ha_arith *a, int64_t n)
+{
+    return (n + a->pair - 1) / a->pair;
+}
+
+/* Units between the rows of a query tile. */
+static inline int64_t ha_ldq(const ha_arith *a, int64_t head_dim)
+{
+    return ha_round_up(ha_units(a, head_dim), a->lanes);
+}
+
+/* Row width of accumulators: full panels, the last one cut to whole vectors. */
+static inline int64_t ha_padded_dv(const ha_arith *a, int64_t dv)
+{
+    return ha_round_up(dv, a->lanes);
+}
+
+/* Width in units of the column panel that starts at column c. */
+static inline int64_t ha_panel_width(const ha_arith *a, int64_t dv, int64_t c)
+{
+    int64_t rest = ha_padded_dv(a, dv) - c;
+    return rest < a->nr ? rest : a->nr;
+}
+
+/* Bytes of packed keys and values, nkeys counted up to a multiple of NR. */
+static inline size_t ha_k_bytes(const ha_arith *a, int64_t nkeys, int64_t head_dim)
+{
+    return 4 * (size_t)ha_round_up(nkeys, a->nr) * (size_t)ha_units(a, head_dim);
+}
+
+static inline size_t ha_v_bytes(const ha_arith *a, int64_t nkeys, int64_t dv)
+{
+    return 4 * (size_t)(ha_round_up(nkeys, a->nr) / a->pair) * (size_t)ha_padded_dv(a, dv);
+}
+
+/* Scores of one tile. */
+static inline size_t ha_tile_scratch(const ha_arith *a)
+{
+    return 4 * (size_t)a->br * (size_t)a->bc;
+}
+
+/* Instruction-set levels, worst first. */
+typedef enum ha_level {
+    HA_LEVEL_REF,
+    HA_LEVEL_AVX2,
+    HA_LEVEL_AVX512,
+    HA_LEVEL_AVX512BF16,
+    HA_LEVEL_NEON,
+    HA_LEVELS
+} ha_level;
+
+/* The table of a level, or NULL if this build or this machine lacks it. */
+const ha_kernels *ha_kernels_at(ha_level level);
+
+/* The best level at or below the HYPERATTN_CPU ceiling; *reason says why a better one was not
+ * taken ("" if none is better). */
+const ha_kernels *ha_kernels_best(const char **reason);
+
+const char *ha_level_name(ha_level level);
+
+extern const ha_kernels ha_kernels_ref, ha_kernels_avx2, ha_kernels_avx512, ha_kernels_avx512bf16,
+    ha_kernels_neon;
+
+#endif

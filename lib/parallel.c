@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "parallel.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#include <pthread.h>
+
+/* libgomp's threads do not exist in a forked child, and a parallel region there would wait for
+ * them for ever. */
+static volatile int forked;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void in_child(void)
+{
+    forked = 1;
+}
+
+static void watch_fork(void)
+{
+    pthread_atfork(NULL, NULL, in_child);
+}
+
+int ha_default_threads(void)
+{
+    pthread_once(&once, watch_fork);
+    return omp_get_max_threads();
+}
+#else
+int ha_default_threads(void)
+{
+    return 1;
+}
+#endif
+
+void ha_parallel_for(int nthreads, int64_t n, void (*body)(void *arg, int64_t i, int thread),
+                     void *arg)
+{
+#ifdef _OPENMP
+    pthread_once(&once, watch_fork);
+    if (nthreads > 1 && n > 1 && !forked) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(nthreads)
+        for (int64_t i = 0; i < n; i++)
+            body(arg, i, omp_get_thread_num());
+        return;
+    }
+#endif
+    (void)nthreads;
+    for (int64_t i = 0; i < n; i++)
+        body(arg, i, 0);
+}

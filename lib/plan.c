@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "plan.h"
+
+#include <string.h>
+
+#include "params.h"
+#include "problem.h"
+#include "status.h"
+
+static hyperattn_status copy_cu_seqlens(hyperattn_plan *plan)
+{
+    hyperattn_problem *p = &plan->problem;
+    if (!p->cu_seqlens_q)
+        return HYPERATTN_OK;
+    size_t count = (size_t)p->batch + 1;
+    plan->cu_seqlens = ha_alloc(plan->ctx, 2 * count * sizeof(int64_t));
+    if (!plan->cu_seqlens)
+        return HYPERATTN_ENOMEM;
+    memcpy(plan->cu_seqlens, p->cu_seqlens_q, count * sizeof(int64_t));
+    memcpy(plan->cu_seqlens + count, p->cu_seqlens_k, count * sizeof(int64_t));
+    p->cu_seqlens_q = plan->cu_seqlens;
+    p->cu_seqlens_k = plan->cu_seqlens + count;
+    return HYPERATTN_OK;
+}
+
+static hyperattn_status copy_mask(hyperattn_plan *plan)
+{
+    const hyperattn_block_mask *from = plan->params.block_mask;
+    if (!from)
+        return HYPERATTN_OK;
+    int64_t heads = from->per_head ? plan->problem.nheads : 1;
+    size_t rows = (size_t)((1 + (plan->problem.seqlen_q - 1) / from->query_block) * heads) + 1;
+    size_t entries = (size_t)from->row_start[rows - 1];
+    plan->mask_rows = ha_alloc(plan->ctx, (rows + entries) * sizeof(int64_t));
+    if (!plan->mask_rows)
+        return HYPERATTN_ENOMEM;
+    memcpy(plan->mask_rows, from->row_start, rows * sizeof(int64_t));
+    memcpy(plan->mask_rows + rows, from->key_blocks, entries * sizeof(int64_t));
+    plan->mask = *from;
+    plan->mask.row_start = plan->mask_rows;
+    plan->mask.key_blocks = plan->mask_rows + rows;
+    plan->params.block_mask = &plan->mask;
+    return HYPERATTN_OK;
+}
+
+hyperattn_status hyperattn_plan_create(hyperattn_plan **out, hyperattn_ctx *ctx,
+                                       const hyperattn_problem *problem,
+                                       const hyperattn_params *params)
+{
+    if (!out)
+        return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
+    *out = NULL;
+    if (!ctx)
+        return ha_fail(HYPERATTN_EINVAL, "ctx is NULL");
+    hyperattn_plan draft = {.ctx = ctx};
+    if (params)
+        draft.params = *params;
+    else
+        hyperattn_params_init(&draft.params);
+    hyperattn_status status = ha_problem_resolve(&draft.problem, &draft.bytes, problem);
+    if (!status)
+        status = ha_params_check(&draft.params, &draft.problem);
+    if (status)
+        return status;
+    draft.params.method = ha_params_method(&draft.params, &draft.problem);
+
+    hyperattn_plan *plan = ha_alloc(ctx, sizeof *plan);
+    if (!plan)
+        return HYPERATTN_ENOMEM;
+    *plan = draft;
+    if ((status = copy_cu_seqlens(plan)) || (status = copy_mask(plan)) ||
+        (status = ctx->backend->plan(plan))) {
+        hyperattn_plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return HYPERATTN_OK;
+}
+
+void hyperattn_plan_destroy(hyperattn_plan *plan)
+{
+    if (!plan)
+        return;
+    if (plan->backend_data)
+        plan->ctx->backend->destroy(plan);
+    ha_free(plan->ctx, plan->mask_rows);
+    ha_free(plan->ctx, plan->cu_seqlens);
+    ha_free(plan->ctx, plan);
+}
+
+hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan)
+{
+    return plan ? plan->params.method : HYPERATTN_AUTO;
+}
+
+size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int backward)
+{
+    if (!plan || backward) {
+        ha_fail(plan ? HYPERATTN_ENOTSUP : HYPERATTN_EINVAL,
+                plan ? "backward is %d: this version has no backward" : "plan is NULL", backward);
+        return 0;
+    }
+    return plan->workspace;
+}
+
+ha_sequence ha_plan_sequence(const hyperattn_plan *plan, int64_t b)
+{
+    const hyperattn_problem *p = &plan->problem;
+    if (!p->cu_seqlens_q)
+        return (ha_sequence){
+            .nq = p->seqlen_q,
+            .nk = p->seqlen_k,
+            .q = b * p->q_stride[0],
+            .k = b * p->k_stride[0],
+            .v = b * p->v_stride[0],
+            .out = b * p->out_stride[0],
+            .lse = b * p->nheads * p->seqlen_q,
+            .lse_head = p->seqlen_q,
+        };
+    int64_t q = p->cu_seqlens_q[b], k = p->cu_seqlens_k[b];
+    return (ha_sequence){
+        .nq = p->cu_seqlens_q[b + 1] - q,
+        .nk = p->cu_seqlens_k[b + 1] - k,
+        .q = q * p->q_stride[2],
+        .k = k * p->k_stride[2],
+        .v = k * p->v_stride[2],
+        .out = q * p->out_stride[2],
+        .lse = q,
+        .lse_head = p->cu_seqlens_q[p->batch],
+    };
+}

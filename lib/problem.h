@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HA_PROBLEM_H
+#define HA_PROBLEM_H
+
+#include "plan.h"
+
+/* Checks the caller's problem by the rules of hyperattn_problem_init(3), fills in its defaults and
+ * computes its extents. Allocates nothing. */
+hyperattn_status ha_problem_resolve(hyperattn_problem *resolved, ha_extents *bytes,
+                                    const hyperattn_problem *problem);
+
+#endif

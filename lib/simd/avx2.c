@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vec_avx2.h"
+
+#include "body.h"
+
+const ha_kernels ha_kernels_avx2 = {
+    .name = "avx2",
+    .f32 = F32_ARITH,
+    .project = project,
+    .store_rows = store_rows,
+    .f32_peak = f32_peak,
+    .exp2 = exp2_array,
+};

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * AVX-512 with bf16 dot products: f32 arithmetic as in avx512.c, and bf16 arithmetic on pairs of the
+ * depth (head dimensions for scores, keys for values).
+ */
+#include "vec_avx512.h"
+
+#include "body.h"
+
+/* A pair of bf16 in each 32-bit lane: acc += a.lo * b.lo + a.hi * b.hi in f32. */
+static inline vf vdot_bf16(vf a, vf b, vf acc)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
+}
+
+/* Sixteen weights to bf16, packed into half a vector. */
+static inline void vstore_weights(uint16_t *p, vf x)
+{
+    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+/* Lanes of even and odd interleaved: lane i becomes the pair (even[i], odd[i]). */
+static inline vf vpair_u16(const uint16_t *even, const uint16_t *odd)
+{
+    __m512i lo = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)even));
+    __m512i hi = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)odd));
+    return _mm512_castsi512_ps(_mm512_or_si512(lo, _mm512_slli_epi32(hi, 16)));
+}
+
+#include "body_bf16.h"
+
+static const ha_arith bf16_arith = {
+    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = 2,
+    .load_q = load_q_bf16, .pack_k = pack_k_bf16, .pack_v = pack_v_bf16, .attend = attend_bf16,
+};
+
+const ha_kernels ha_kernels_avx512bf16 = {
+    .name = "avx512bf16",
+    .f32 = F32_ARITH,
+    .bf16 = &bf16_arith,
+    .project = project,
+    .store_rows = store_rows,
+    .f32_peak = f32_peak,
+    .bf16_peak = bf16_peak,
+    .exp2 = exp2_array,
+};

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A whole kernel table for f32 arithmetic, from the vocabulary of a vec_*.h. Everything is static:
+ * nothing compiled for one instruction set may be picked by the linker for another.
+ */
+#include <math.h>
+
+#include "body_rows.h"
+#include "body_math.h"
+
+#define FN(name) name##_f32
+#define PAIR 1
+#define BLOCK f32_block
+#define STORE_P(row, j, p) vstore((row) + (j), p)
+#define WEIGHT(row, j) (row)[j]
+#define VALUE(panel, width, j, c) (panel)[(j) * (width) + (c)]
+#include "body_attend.h"
+#undef FN
+#undef PAIR
+#undef BLOCK
+#undef STORE_P
+#undef WEIGHT
+#undef VALUE
+
+#define F32_ARITH                                                                        \
+    {                                                                                    \
+        .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = 1,                \
+        .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend_f32,      \
+    }

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One step of online softmax, ha_arith.attend: scores of a query tile against a chunk of keys,
+ * row maxima, exponentials and row sums, and the product with the values. Included once per
+ * arithmetic; before that the includer defines
+ *     FN(name)                  the arithmetic's function names
+ *     PAIR                      values per unit
+ *     BLOCK(acc, nv, ...)       the register block, as f32_block
+ *     STORE_P(row, j, p)        stores vector j of a row's weights in the arithmetic's type
+ *     WEIGHT(row, j)            weight j of a row as f32
+ *     VALUE(panel, width, j, c) value of key j, column c of a panel as f32
+ */
+
+/* Scores of MR rows against one key panel, nv vectors wide, in the log2 domain. */
+static inline __attribute__((always_inline)) void FN(score_block)(const ha_tile *t, float *s,
+                                                                  const float *q, const float *k,
+                                                                  const float *logw, int nv)
+{
+    int64_t depth = (t->head_dim + PAIR - 1) / PAIR;
+    vf acc[MR][NRV], scale = vset1(t->scale);
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < nv; j++)
+            acc[i][j] = vzero();
+    BLOCK(acc, nv, q, ha_round_up(depth, VLEN), k, NR, depth);
+    for (int j = 0; j < nv; j++) {
+        vf w = vload(logw + j * VLEN);
+        for (int i = 0; i < MR; i++)
+            vstore(s + i * BC + j * VLEN, vfma(acc[i][j], scale, w));
+    }
+}
+
+/* nv vectors of one column panel: acc += weights of MR rows times the values of `units` units. */
+static inline __attribute__((always_inline)) void FN(value_block)(float *out, int64_t ldacc,
+                                                                  const float *p, const float *v,
+                                                                  int64_t width, int64_t units,
+                                                                  int nv)
+{
+    vf acc[MR][NRV];
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < nv; j++)
+            acc[i][j] = vload(out + i * ldacc + j * VLEN);
+    BLOCK(acc, nv, p, BC, v, width, units);
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < nv; j++)
+            vstore(out + i * ldacc + j * VLEN, acc[i][j]);
+}
+
+/* Calls f with its last argument constant, so that the register block is unrolled. */
+#if NRV == 2
+#define BY_WIDTH(f, nv, ...)                    \
+    switch (nv) {                               \
+    case 1: f(__VA_ARGS__, 1); break;           \
+    default: f(__VA_ARGS__, 2); break;          \
+    }
+#else
+#define BY_WIDTH(f, nv, ...)                    \
+    switch (nv) {                               \
+    case 1: f(__VA_ARGS__, 1); break;           \
+    case 2: f(__VA_ARGS__, 2); break;           \
+    case 3: f(__VA_ARGS__, 3); break;           \
+    default: f(__VA_ARGS__, 4); break;          \
+    }
+#endif
+
+/* Keys that the rows [r, r + MR) need, as whole vectors. */
+static inline int FN(group_keys)(const ha_tile *t, int r)
+{
+    int keys = t->limit ? t->limit[r + MR - 1] : t->keys;
+    keys = keys < 0 ? 0 : keys < t->keys ? keys : t->keys;
+    return (keys + VLEN - 1) / VLEN * VLEN;
+}
+
+static void FN(scores)(const ha_tile *t)
+{
+    int64_t depth = (t->head_dim + PAIR - 1) / PAIR, ldq = ha_round_up(depth, VLEN);
+    for (int c = 0; c < t->keys; c += NR) {
+        const float *k = (const float *)t->k + c * depth;
+        for (int r = 0; r < t->rows; r += MR) {
+            int left = FN(group_keys)(t, r) - c;
+            if (left <= 0)
+                continue;
+            int nv = left < NR ? left / VLEN : NRV;
+            BY_WIDTH(FN(score_block), nv, t, t->scratch + r * BC + c,
+                     (const float *)t->q + r * ldq, k, t->logw + c)
+        }
+    }
+}
+
+/* Masks and caps one row of scores and returns its maximum. */
+static inline float FN(row_max)(const ha_tile *t, float *s, int r, int keys)
+{
+    vf top = vset1(-INFINITY);
+    if (t->limit) {
+        const vf none = top;
+        int limit = t->limit[r] < 0 ? 0 : t->limit[r];
+        for (int j = limit / VLEN * VLEN; j < keys; j += VLEN)
+            vstore(s + j, vkeep(vload(s + j), none, limit - j));
+    }
+    if (t->cap) {
+        vf cap = vset1(t->cap[r]);
+        for (int j = 0; j < keys; j += VLEN)
+            vstore(s + j, vmin(cap, vload(s + j)));
+    }
+    for (int j = 0; j < keys; j += VLEN)
+        top = vmax(vload(s + j), top);
+    return vhmax(top);
+}
+
+/* n vectors of scores from j on become weights; returns their sum. */
+static inline __attribute__((always_inline)) vf FN(weights)(float *s, int j, vf base, int n)
+{
+    vf p[4], sum = vzero();
+    for (int i = 0; i < n; i++)
+        p[i] = vsub(vload(s + j + i * VLEN), base);
+    vexp2(p, n);
+    for (int i = 0; i < n; i++) {
+        sum = vadd(sum, p[i]);
+        STORE_P(s, j + i * VLEN, p[i]);
+    }
+    return sum;
+}
+
+/* Turns a row's scores into weights relative to the running maximum, which may grow. */
+static inline void FN(softmax_row)(const ha_tile *t, int r, int keys)
+{
+    float *s = t->scratch + r * BC, m = t->m[r];
+    float top = FN(row_max)(t, s, r, keys);
+    if (top > m) {
+        if (m != -INFINITY) {
+            vf alpha = vset1(m - top);
+            vexp2(&alpha, 1);
+            float *acc = t->acc + r * t->ldacc;
+            for (int c = 0; c < t->dv; c += VLEN)
+                vstore(acc + c, vmul(vload(acc + c), alpha));
+            t->l[r] *= vfirst(alpha);
+        }
+        t->m[r] = m = top;
+    }
+    vf base = vset1(m == -INFINITY ? 0 : m), sum = vzero();
+    int j = 0;
+    for (; j + 4 * VLEN <= keys; j += 4 * VLEN)
+        sum = vadd(sum, FN(weights)(s, j, base, 4));
+    for (; j < keys; j += VLEN)
+        sum = vadd(sum, FN(weights)(s, j, base, 1));
+    t->l[r] += vhsum(sum);
+}
+
+/* The values of a masked chunk that holds an Inf or NaN: 0 * NaN must not reach rows that do not
+ * see the key, so each row stops at its own limit. */
+static void FN(values_carefully)(const ha_tile *t, int r)
+{
+    for (int i = r; i < r + MR; i++) {
+        int keys = t->limit[i] < t->keys ? t->limit[i] : t->keys;
+        for (int c = 0; c < t->dv; c++) {
+            int64_t width;
+            const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c / NR * NR, &width);
+            float *out = t->acc + i * t->ldacc + c, sum = *out;
+            for (int j = 0; j < keys; j++)
+                sum += WEIGHT(t->scratch + i * BC, j) *
+                       VALUE(v + t->vfirst * width, width, j, c % NR);
+            *out = sum;
+        }
+    }
+}
+
+static void FN(values)(const ha_tile *t)
+{
+    for (int c = 0; c < t->dv; c += NR) {
+        int64_t width;
+        const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c, &width);
+        for (int r = 0; r < t->rows; r += MR)
+            BY_WIDTH(FN(value_block), (int)(width / VLEN), t->acc + r * t->ldacc + c, t->ldacc,
+                     t->scratch + r * BC, v + t->vfirst * width, width,
+                     FN(group_keys)(t, r) / PAIR)
+    }
+}
+
+static void FN(attend)(const ha_tile *t)
+{
+    FN(scores)(t);
+    for (int r = 0; r < t->rows; r += MR) {
+        int keys = FN(group_keys)(t, r);
+        for (int i = r; i < r + MR; i++)
+            FN(softmax_row)(t, i, keys);
+    }
+    if (t->careful && t->limit)
+        for (int r = 0; r < t->rows; r += MR)
+            FN(values_carefully)(t, r);
+    else
+        FN(values)(t);
+}
+
+#undef BY_WIDTH

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bf16 arithmetic on 32-bit units of two values, for levels with a bf16 dot product. Besides the
+ * vocabulary of a vec_*.h it needs vdot_bf16, vstore_weights and vpair_u16.
+ */
+
+/* Units [c, c + VLEN) of a row of n values, as raw bits; values behind n are zero and not touched.
+ * A unit is two neighbouring values, so a row of units is the row itself. */
+static inline vf load_units(const char *row, int64_t c, int64_t n)
+{
+    uint16_t tail[2 * VLEN];
+    const uint16_t *p = (const uint16_t *)row + 2 * c;
+    int64_t left = n - 2 * c;
+    if (left < 2 * VLEN) {
+        memset(tail, 0, sizeof tail);
+        memcpy(tail, p, (size_t)left * 2);
+        p = tail;
+    }
+    return vload((const float *)(const void *)p);
+}
+
+static void load_q_bf16(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim)
+{
+    int64_t depth = (head_dim + 1) / 2, ld = ha_round_up(depth, VLEN);
+    float *q = dst;
+    for (int64_t i = 0; i < rows; i++, q += ld) {
+        prefetch_row(src, i + AHEAD, rows, head_dim);
+        for (int64_t c = 0; c < ld; c += VLEN)
+            vstore(q + c, load_units(row_at(src, i), c, head_dim));
+    }
+    memset(q, 0, (size_t)((ha_round_up(rows, MR) - rows) * ld) * sizeof *q);
+}
+
+static void pack_k_bf16(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim)
+{
+    int64_t depth = (head_dim + 1) / 2;
+    float *panel = dst;
+    for (int64_t i = 0; i < nkeys; i += NR, panel += depth * NR)
+        for (int j = 0; j < NR; j += VLEN) {
+            for (int x = 0; x < VLEN; x++)
+                prefetch_row(src, i + j + x + AHEAD, nkeys, head_dim);
+            for (int64_t c = 0; c < depth; c += VLEN) {
+                vf r[VLEN];
+                for (int x = 0; x < VLEN; x++)
+                    r[x] = i + j + x < nkeys ? load_units(row_at(src, i + j + x), c, head_dim)
+                                             : vzero();
+                vtranspose(r);
+                for (int x = 0; x < VLEN && c + x < depth; x++)
+                    vstore(panel + (c + x) * NR + j, r[x]);
+            }
+        }
+}
+
+/* Values [c, c + VLEN) of two rows as pairs; finite keeps NaN once a value is not finite. */
+static inline vf load_pair(const ha_rows *src, int64_t i, int64_t nkeys, int64_t c, int64_t dv,
+                           vf *odd)
+{
+    uint16_t row[2][VLEN];
+    memset(row, 0, sizeof row);
+    int64_t n = dv - c < VLEN ? dv - c : VLEN;
+    for (int x = 0; x < 2; x++)
+        if (i + x < nkeys)
+            memcpy(row[x], (const uint16_t *)row_at(src, i + x) + c, (size_t)n * 2);
+    *odd = vfma(vload_bf16(row[0]), vzero(), *odd);
+    *odd = vfma(vload_bf16(row[1]), vzero(), *odd);
+    return vpair_u16(row[0], row[1]);
+}
+
+static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
+                       int64_t dv)
+{
+    vf odd = vzero(); /* becomes NaN with the first value that is not finite */
+    for (int64_t i = 0; i < ha_round_up(nkeys, NR); i += 2) {
+        prefetch_row(src, i + AHEAD, nkeys, dv);
+        prefetch_row(src, i + AHEAD + 1, nkeys, dv);
+        for (int64_t c = 0; c < dv; c += NR) {
+            int64_t width;
+            float *p = v_panel(dst, vpanel, dv, c, &width) + (vfirst + i / 2) * width;
+            for (int64_t j = 0; j < width; j += VLEN)
+                vstore(p + j, load_pair(src, i, nkeys, c + j, dv, &odd));
+        }
+    }
+    return vhsum(odd) == 0;
+}
+
+static inline __attribute__((always_inline)) void bf16_block(vf acc[MR][NRV], int nv,
+                                                             const float *a, int64_t lda,
+                                                             const float *b, int64_t ldb,
+                                                             int64_t depth)
+{
+    UNROLL
+    for (int64_t x = 0; x < depth; x++, a++, b += ldb) {
+        vf bv[NRV];
+        for (int j = 0; j < nv; j++)
+            bv[j] = vload(b + j * VLEN);
+        for (int i = 0; i < MR; i++) {
+            vf av = vset1(a[i * lda]);
+            for (int j = 0; j < nv; j++)
+                acc[i][j] = vdot_bf16(av, bv[j], acc[i][j]);
+        }
+    }
+}
+
+static inline float bf16_value(uint16_t h)
+{
+    uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* A row of weights is stored over its own scores, from the front: each store ends before the next
+ * load begins. */
+#define FN(name) name##_bf16
+#define PAIR 2
+#define BLOCK bf16_block
+#define STORE_P(row, j, p) vstore_weights((uint16_t *)(row) + (j), p)
+#define WEIGHT(row, j) bf16_value(((const uint16_t *)(row))[j])
+#define VALUE(panel, width, j, c) \
+    bf16_value(((const uint16_t *)(panel))[((j) / 2 * (width) + (c)) * 2 + (j) % 2])
+#include "body_attend.h"
+#undef FN
+#undef PAIR
+#undef BLOCK
+#undef STORE_P
+#undef WEIGHT
+#undef VALUE
+
+static double bf16_peak(int64_t iters)
+{
+    vf acc[MR][NRV], a = vset1(1e-30f), b = vset1(0.5f);
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NRV; j++)
+            acc[i][j] = vset1((float)(i * NRV + j));
+    for (int64_t x = 0; x < iters; x++) {
+        __asm__ volatile("" : "+m"(a), "+m"(b));
+        for (int i = 0; i < MR; i++)
+            for (int j = 0; j < NRV; j++)
+                acc[i][j] = vdot_bf16(a, b, acc[i][j]);
+    }
+    vf sum = vzero();
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < NRV; j++)
+            sum = vadd(sum, acc[i][j]);
+    volatile float sink = vhsum(sum);
+    (void)sink;
+    return 4.0 * MR * NRV * VLEN * (double)iters;
+}

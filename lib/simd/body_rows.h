@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Rows in and out: conversion from and to the three dtypes, query tiles, key and value panels, for
+ * f32 arithmetic. Width-generic: written in the vocabulary of a vec_*.h.
+ */
+#include <string.h>
+
+#include "kernels.h"
+
+#define NR (NRV * VLEN)
+
+/* Rows between one in work and one asked for. */
+#define AHEAD 16
+
+static inline const char *row_at(const ha_rows *src, int64_t i)
+{
+    int64_t row = src->index ? (int64_t)src->index[i] : src->first + i;
+    return (const char *)src->base + row * src->stride * (src->dtype == HYPERATTN_F32 ? 4 : 2);
+}
+
+/* Asks for row i while earlier ones are at work: rows by index lie anywhere. */
+static inline void prefetch_row(const ha_rows *src, int64_t i, int64_t rows, int64_t n)
+{
+    if (!src->index || i >= rows)
+        return;
+    const char *row = row_at(src, i);
+    int64_t bytes = n * (src->dtype == HYPERATTN_F32 ? 4 : 2);
+    for (int64_t b = 0; b < bytes; b += 64)
+        __builtin_prefetch(row + b);
+}
+
+/* Values [c, c + VLEN) of a row as f32; those from n on are zero and not touched. */
+static inline __attribute__((always_inline)) vf load_row(const char *row, hyperattn_dtype dtype,
+                                                         int64_t c, int64_t n)
+{
+    int full = n - c >= VLEN;
+    if (dtype == HYPERATTN_F32) {
+        const float *p = (const float *)row + c;
+        return full ? vload(p) : vload_n(p, (int)(n - c));
+    }
+    const uint16_t *p = (const uint16_t *)row + c;
+    uint16_t tail[VLEN];
+    if (!full) {
+        memset(tail, 0, sizeof tail);
+        memcpy(tail, p, (size_t)(n - c) * 2);
+        p = tail;
+    }
+    return dtype == HYPERATTN_BF16 ? vload_bf16(p) : vload_f16(p);
+}
+
+static inline __attribute__((always_inline)) void load_q_as(float *dst, const ha_rows *src,
+                                                            int64_t rows, int64_t head_dim,
+                                                            hyperattn_dtype dtype)
+{
+    int64_t ld = ha_round_up(head_dim, VLEN);
+    for (int64_t i = 0; i < rows; i++, dst += ld) {
+        const char *row = row_at(src, i);
+        prefetch_row(src, i + AHEAD, rows, head_dim);
+        for (int64_t c = 0; c < ld; c += VLEN)
+            vstore(dst + c, load_row(row, dtype, c, head_dim));
+    }
+    memset(dst, 0, (size_t)((ha_round_up(rows, MR) - rows) * ld) * sizeof *dst);
+}
+
+static void load_q(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim)
+{
+    switch (src->dtype) {
+    case HYPERATTN_F32: load_q_as(dst, src, rows, head_dim, HYPERATTN_F32); break;
+    case HYPERATTN_BF16: load_q_as(dst, src, rows, head_dim, HYPERATTN_BF16); break;
+    case HYPERATTN_F16: load_q_as(dst, src, rows, head_dim, HYPERATTN_F16); break;
+    }
+}
+
+/* One VLEN x VLEN square: keys i0.. of the source become lanes, dimensions become rows. */
+static inline __attribute__((always_inline)) void pack_square(float *dst, const ha_rows *src,
+                                                              int64_t i0, int64_t nkeys, int64_t c,
+                                                              int64_t n, hyperattn_dtype dtype)
+{
+    vf r[VLEN];
+    for (int i = 0; i < VLEN; i++)
+        r[i] = i0 + i < nkeys ? load_row(row_at(src, i0 + i), dtype, c, n) : vzero();
+    vtranspose(r);
+    int depth = n - c < VLEN ? (int)(n - c) : VLEN;
+    for (int i = 0; i < depth; i++)
+        vstore(dst + (c + i) * NR, r[i]);
+}
+
+static inline __attribute__((always_inline)) void pack_k_as(float *dst, const ha_rows *src,
+                                                            int64_t nkeys, int64_t head_dim,
+                                                            hyperattn_dtype dtype)
+{
+    for (int64_t i = 0; i < nkeys; i += NR, dst += head_dim * NR)
+        for (int j = 0; j < NR; j += VLEN) {
+            for (int x = 0; x < VLEN; x++)
+                prefetch_row(src, i + j + x + AHEAD, nkeys, head_dim);
+            for (int64_t c = 0; c < head_dim; c += VLEN)
+                pack_square(dst + j, src, i + j, nkeys, c, head_dim, dtype);
+        }
+}
+
+static void pack_k(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim)
+{
+    switch (src->dtype) {
+    case HYPERATTN_F32: pack_k_as(dst, src, nkeys, head_dim, HYPERATTN_F32); break;
+    case HYPERATTN_BF16: pack_k_as(dst, src, nkeys, head_dim, HYPERATTN_BF16); break;
+    case HYPERATTN_F16: pack_k_as(dst, src, nkeys, head_dim, HYPERATTN_F16); break;
+    }
+}
+
+/* Column c of a pack: its panel's address and row width. */
+static inline float *v_panel(void *pack, int64_t vpanel, int64_t dv, int64_t c, int64_t *width)
+{
+    int64_t rest = (dv - c + VLEN - 1) / VLEN * VLEN;
+    *width = rest < NR ? rest : NR;
+    return (float *)pack + c * vpanel;
+}
+
+static inline __attribute__((always_inline)) int pack_v_as(void *dst, int64_t vpanel,
+                                                           int64_t vfirst, const ha_rows *src,
+                                                           int64_t nkeys, int64_t dv,
+                                                           hyperattn_dtype dtype)
+{
+    vf odd = vzero(); /* becomes NaN with the first value that is not finite */
+    for (int64_t i = 0; i < nkeys; i++) {
+        const char *row = row_at(src, i);
+        prefetch_row(src, i + AHEAD, nkeys, dv);
+        for (int64_t c = 0; c < dv; c += NR) {
+            int64_t width;
+            float *p = v_panel(dst, vpanel, dv, c, &width) + (vfirst + i) * width;
+            for (int64_t j = 0; j < width; j += VLEN) {
+                vf x = load_row(row, dtype, c + j, dv);
+                odd = vfma(x, vzero(), odd);
+                vstore(p + j, x);
+            }
+        }
+    }
+    for (int64_t c = 0; c < dv; c += NR) {
+        int64_t width;
+        float *p = v_panel(dst, vpanel, dv, c, &width) + (vfirst + nkeys) * width;
+        memset(p, 0, (size_t)((ha_round_up(nkeys, NR) - nkeys) * width) * sizeof *p);
+    }
+    return vhsum(odd) == 0;
+}
+
+static int pack_v(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
+                  int64_t dv)
+{
+    switch (src->dtype) {
+    case HYPERATTN_F32: return pack_v_as(dst, vpanel, vfirst, src, nkeys, dv, HYPERATTN_F32);
+    case HYPERATTN_BF16: return pack_v_as(dst, vpanel, vfirst, src, nkeys, dv, HYPERATTN_BF16);
+    case HYPERATTN_F16: break;
+    }
+    return pack_v_as(dst, vpanel, vfirst, src, nkeys, dv, HYPERATTN_F16);
+}
+
+/* Values [c, n) of a row in its dtype, at most VLEN of them; nothing behind n is written. */
+static inline void store_row(char *row, hyperattn_dtype dtype, int64_t c, int64_t n, vf x)
+{
+    int left = n - c < VLEN ? (int)(n - c) : VLEN;
+    if (dtype == HYPERATTN_F32) {
+        if (left == VLEN) /* masked stores are slow on some processors */
+            vstore((float *)row + c, x);
+        else
+            vstore_n((float *)row + c, x, left);
+        return;
+    }
+    uint16_t half[VLEN];
+    if (dtype == HYPERATTN_BF16)
+        vstore_bf16(half, x);
+    else
+        vstore_f16(half, x);
+    memcpy((uint16_t *)row + c, half, (size_t)left * 2);
+}
+
+static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
+                       int64_t rows, int64_t dv)
+{
+    ha_rows at = {dst->base, dst->stride, dst->index, dst->first, dst->dtype};
+    for (int64_t i = 0; i < rows; i++, acc += ldacc) {
+        char *row = (char *)dst->base + (row_at(&at, i) - (const char *)dst->base);
+        vf w = vset1(inv[i]);
+        for (int64_t c = 0; c < dv; c += VLEN)
+            store_row(row, dst->dtype, c, dv, vmul(vload(acc + c), w));
+    }
+}

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The C reference of every kernel, and the portable level.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "simd/half.h"
+
+#define MR 4
+#define NR 16
+#define BR 48
+#define BC 128
+
+static const char *row_at(const ha_rows *src, int64_t i)
+{
+    int64_t row = src->index ? (int64_t)src->index[i] : src->first + i;
+    return (const char *)src->base + row * src->stride * (src->dtype == HYPERATTN_F32 ? 4 : 2);
+}
+
+static float value_at(const char *row, hyperattn_dtype dtype, int64_t c)
+{
+    switch (dtype) {
+    case HYPERATTN_F32: return ((const float *)row)[c];
+    case HYPERATTN_BF16: return ha_bf16_to_f32(((const uint16_t *)row)[c]);
+    case HYPERATTN_F16: break;
+    }
+    return ha_f16_to_f32(((const uint16_t *)row)[c]);
+}
+
+static void load_row(float *dst, const ha_rows *src, int64_t i, int64_t n)
+{
+    const char *row = row_at(src, i);
+    for (int64_t c = 0; c < n; c++)
+        dst[c] = value_at(row, src->dtype, c);
+}
+
+static void load_q(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim)
+{
+    float *q = dst;
+    for (int64_t i = 0; i < rows; i++)
+        load_row(q + i * head_dim, src, i, head_dim);
+    int64_t pad = ha_round_up(rows, MR) - rows;
+    memset(q + rows * head_dim, 0, (size_t)(pad * head_dim) * sizeof *q);
+}
+
+static void pack_k(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim)
+{
+    for (int64_t i = 0; i < ha_round_up(nkeys, NR); i++) {
+        float *panel = (float *)dst + i / NR * NR * head_dim + i % NR;
+        const char *row = i < nkeys ? row_at(src, i) : NULL;
+        for (int64_t c = 0; c < head_dim; c++)
+            panel[c * NR] = row ? value_at(row, src->dtype, c) : 0;
+    }
+}
+
+/* Column c of a pack: its panel's address and row width. */
+static float *v_panel(void *pack, int64_t vpanel, int64_t dv, int64_t c, int64_t *width)
+{
+    *width = dv - c < NR ? dv - c : NR;
+    return (float *)pack + c * vpanel;
+}
+
+static int pack_v(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
+                  int64_t dv)
+{
+    int finite = 1;
+    for (int64_t i = 0; i < ha_round_up(nkeys, NR); i++) {
+        const char *row = i < nkeys ? row_at(src, i) : NULL;
+        for (int64_t c = 0; c < dv; c++) {
+            int64_t width;
+            float *panel = v_panel(dst, vpanel, dv, c / NR * NR, &width);
+            float x = row ? value_at(row, src->dtype, c) : 0;
+            finite &= isfinite(x) != 0;
+            panel[(vfirst + i) * width + c % NR] = x;
+        }
+    }
+    return finite;
+}
+
+/* 2^x, exactly 0 where a vector level's is. */
+static float exp2_value(float x)
+{
+    return x < -126.5f ? 0 : exp2f(x);
+}
+
+static void exp2_array(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = exp2_value(x[i]);
+}
+
+static int row_keys(const ha_tile *t, int i)
+{
+    int keys = t->limit ? t->limit[i] : t->keys;
+    return keys < 0 ? 0 : keys < t->keys ? keys : t->keys;
+}
+
+/* Scores of row i in the log2 domain; returns the largest. */
+static float scores(const ha_tile *t, int i, float *s, int keys)
+{
+    const float *q = (const float *)t->q + (int64_t)i * t->head_dim;
+    float top = -INFINITY;
+    for (int c = 0; c < keys; c += NR) {
+        const float *k = (const float *)t->k + (int64_t)c * t->head_dim;
+        float sum[NR] = {0};
+        for (int x = 0; x < t->head_dim; x++)
+            for (int j = 0; j < NR; j++)
+                sum[j] += q[x] * k[x * NR + j];
+        for (int j = 0; j < NR && c + j < keys; j++) {
+            float score = sum[j] * t->scale + t->logw[c + j];
+            s[c + j] = t->cap && score > t->cap[i] ? t->cap[i] : score;
+            top = s[c + j] > top ? s[c + j] : top;
+        }
+    }
+    return top;
+}
+
+static void grow_max(const ha_tile *t, int i, float top)
+{
+    if (t->m[i] != -INFINITY) {
+        float alpha = exp2_value(t->m[i] - top);
+        t->l[i] *= alpha;
+        for (int c = 0; c < t->dv; c++)
+            t->acc[i * t->ldacc + c] *= alpha;
+    }
+    t->m[i] = top;
+}
+
+static void attend_row(const ha_tile *t, int i)
+{
+    float *s = t->scratch;
+    int keys = row_keys(t, i);
+    float top = scores(t, i, s, keys);
+    if (top > t->m[i])
+        grow_max(t, i, top);
+    float base = t->m[i] == -INFINITY ? 0 : t->m[i];
+    for (int j = 0; j < keys; j++)
+        t->l[i] += s[j] = exp2_value(s[j] - base);
+    for (int64_t c = 0; c < t->dv; c += NR) {
+        int64_t width;
+        const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c, &width);
+        float *acc = t->acc + i * t->ldacc + c;
+        for (int j = 0; j < keys; j++)
+            for (int64_t x = 0; x < width; x++)
+                acc[x] += s[j] * v[(t->vfirst + j) * width + x];
+    }
+}
+
+static void attend(const ha_tile *t)
+{
+    for (int i = 0; i < t->rows; i++)
+        attend_row(t, i);
+}
+
+static void project(float *proj, int64_t ld, const float *x, const float *g, int64_t rows,
+                    int64_t head_dim, int r)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int j = 0; j < r; j++) {
+            float sum = 0;
+            for (int64_t c = 0; c < head_dim; c++)
+                sum += x[i * head_dim + c] * g[c * NR + j];
+            proj[i * ld + j] = sum;
+        }
+}
+
+static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
+                       int64_t rows, int64_t dv)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t row = dst->index ? (int64_t)dst->index[i] : dst->first + i;
+        for (int64_t c = 0; c < dv; c++) {
+            float x = acc[i * ldacc + c] * inv[i];
+            int64_t at = row * dst->stride + c;
+            switch (dst->dtype) {
+            case HYPERATTN_F32: ((float *)dst->base)[at] = x; break;
+            case HYPERATTN_BF16: ((uint16_t *)dst->base)[at] = ha_f32_to_bf16(x); break;
+            case HYPERATTN_F16: ((uint16_t *)dst->base)[at] = ha_f32_to_f16(x); break;
+            }
+        }
+    }
+}
+
+static double f32_peak(int64_t iters)
+{
+    float acc[NR], a = 1e-30f, b = 0.5f;
+    for (int j = 0; j < NR; j++)
+        acc[j] = (float)j;
+    for (int64_t x = 0; x < iters; x++) {
+        __asm__ volatile("" : "+m"(a), "+m"(b));
+        for (int j = 0; j < NR; j++)
+            acc[j] += a * b;
+    }
+    volatile float sink = acc[0] + acc[NR - 1];
+    (void)sink;
+    return 2.0 * NR * (double)iters;
+}
+
+const ha_kernels ha_kernels_ref = {
+    .name = "ref",
+    .f32 = {.mr = MR, .nr = NR, .lanes = 1, .br = BR, .bc = BC, .pair = 1, .load_q = load_q,
+            .pack_k = pack_k, .pack_v = pack_v, .attend = attend},
+    .project = project,
+    .store_rows = store_rows,
+    .f32_peak = f32_peak,
+    .exp2 = exp2_array,
+};

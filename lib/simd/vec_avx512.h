@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The vector vocabulary of body.h in AVX-512 (F, BW, DQ, VL): 16 lanes, 6 x 64 register blocks.
+ */
+#ifdef HA_EMULATE_AVX512
+#include "emulate_avx512.h" /* tests/: runs this source on machines without AVX-512 */
+#else
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || \
+    !defined(__AVX512VL__)
+#error "vec_avx512.h needs -mavx512f -mavx512bw -mavx512dq -mavx512vl"
+#endif
+#include <immintrin.h>
+#endif
+
+#include <stdint.h>
+
+#define VLEN 16
+#define MR 6
+#define NRV 4 /* vectors of a panel row */
+#define BR 48
+#define BC 128
+
+typedef __m512 vf;
+
+static inline vf vzero(void) { return _mm512_setzero_ps(); }
+static inline vf vset1(float x) { return _mm512_set1_ps(x); }
+static inline vf vload(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vstore(float *p, vf x) { _mm512_storeu_ps(p, x); }
+static inline vf vadd(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vsub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vmul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+/* The second operand where either is NaN. */
+static inline vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
+
+/* The lanes' bits shifted left by 23: makes a power of two of a biased exponent. */
+static inline vf vshl23(vf x)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
+}
+
+/* Lanes below n, for any n. */
+static inline __mmask16 vlanes(int n)
+{
+    return n >= VLEN ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
+
+/* x in lanes below n, fill in the others. */
+static inline vf vkeep(vf x, vf fill, int n)
+{
+    return _mm512_mask_mov_ps(fill, vlanes(n), x);
+}
+
+/* The first n lanes of p, 0 <= n <= 16; no byte behind them is touched. */
+static inline vf vload_n(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps(vlanes(n), p);
+}
+
+static inline void vstore_n(float *p, vf x, int n)
+{
+    _mm512_mask_storeu_ps(p, vlanes(n), x);
+}
+
+static inline vf vload_bf16(const uint16_t *p)
+{
+    __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+
+static inline vf vload_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* Round to nearest even; a NaN stays a (quiet) NaN. */
+static inline void vstore_bf16(uint16_t *p, vf x)
+{
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    __m512i w = _mm512_srli_epi32(_mm512_mask_mov_epi32(near, nan, quiet), 16);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(w));
+}
+
+static inline void vstore_f16(uint16_t *p, vf x)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+static inline float vfirst(vf x) { return _mm512_cvtss_f32(x); }
+
+static inline float vhmax(vf x) { return _mm512_reduce_max_ps(x); }
+static inline float vhsum(vf x) { return _mm512_reduce_add_ps(x); }
+
+/* Pairs, then quads of lanes within 128 bits, then the 128-bit parts as a 4 x 4 matrix. */
+static inline void vtranspose(vf r[VLEN])
+{
+    vf a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        vf lo = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
+        vf lo2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
+        vf hi = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+        vf hi2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+        r[i] = _mm512_shuffle_f32x4(lo, lo2, 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(lo, lo2, 0xdd);
+        r[i + 4] = _mm512_shuffle_f32x4(hi, hi2, 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(hi, hi2, 0xdd);
+    }
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef HA_STATUS_H
+#define HA_STATUS_H
+
+#include "hyperattn.h"
+
+/* Sets this thread's detail text and returns status, so that a check reads
+ *     if (bad) return ha_fail(HYPERATTN_EINVAL, "seqlen_q is %lld, must be >= 1", ...); */
+hyperattn_status ha_fail(hyperattn_status status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+#endif
