@@ -93,7 +93,7 @@ typedef struct hyperattn_ctx_params {
     size_t struct_size;
     hyperattn_backend backend; /* default HYPERATTN_BACKEND_AUTO */
     int nthreads;              /* 0 (default): what OpenMP would take; 1: no parallel region */
-    /* Both NULL (default: the C library's aligned_alloc and free) or both set. alloc returns size
+    /* Both NULL (default: posix_memalign and free) or both set. alloc returns size
      * bytes aligned to align, or NULL. They are called from the thread that calls the library. */
     void *(*alloc)(size_t align, size_t size, void *user);
     void (*free)(void *ptr, void *user);

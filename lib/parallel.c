@@ -25,7 +25,17 @@ int ha_default_threads(void)
     pthread_once(&once, watch_fork);
     return omp_get_max_threads();
 }
+
+int ha_in_parallel(void)
+{
+    return omp_in_parallel();
+}
 #else
+int ha_in_parallel(void)
+{
+    return 0;
+}
+
 int ha_default_threads(void)
 {
     return 1;

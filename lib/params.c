@@ -97,13 +97,9 @@ static hyperattn_status check_mask(const hyperattn_block_mask *mask, const hyper
     return HYPERATTN_OK;
 }
 
-hyperattn_status ha_params_check(const hyperattn_params *p, const hyperattn_problem *problem)
+/* The fields that EXACT does not read. */
+static hyperattn_status check_hyper(const hyperattn_params *p, const hyperattn_problem *problem)
 {
-    if (p->struct_size != sizeof *p)
-        return ha_fail(HYPERATTN_EINVAL, "hyperattn_params.struct_size is %zu, must be %zu",
-                       p->struct_size, sizeof *p);
-    if ((unsigned)p->method > HYPERATTN_HYPER)
-        return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p->method);
     if ((unsigned)p->heavy > HYPERATTN_HEAVY_NONE)
         return ha_fail(HYPERATTN_EINVAL, "heavy is %d, not a hyperattn_heavy", (int)p->heavy);
     if ((unsigned)p->sampling > HYPERATTN_VNORM)
@@ -133,6 +129,16 @@ hyperattn_status ha_params_check(const hyperattn_params *p, const hyperattn_prob
     return HYPERATTN_OK;
 }
 
+hyperattn_status ha_params_check(const hyperattn_params *p, const hyperattn_problem *problem)
+{
+    if (p->struct_size != sizeof *p)
+        return ha_fail(HYPERATTN_EINVAL, "hyperattn_params.struct_size is %zu, must be %zu",
+                       p->struct_size, sizeof *p);
+    if ((unsigned)p->method > HYPERATTN_HYPER)
+        return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p->method);
+    return p->method == HYPERATTN_EXACT ? HYPERATTN_OK : check_hyper(p, problem);
+}
+
 /* Work beside the products of one row, as keys attended exactly: hash, sort, gather, state. */
 #define OVERHEAD_KEYS 64
 
@@ -145,8 +151,9 @@ hyperattn_method ha_params_method(const hyperattn_params *params, const hyperatt
                  params->window + OVERHEAD_KEYS;
     if (!problem->causal)
         return nq * nk <= nq * row ? HYPERATTN_EXACT : HYPERATTN_HYPER;
-    double n = fmin(nq, nk), lead = fmax(nk - nq, 0), leaf = fmin(params->min_seq_len, n);
+    double n = fmin(nq, nk), lead = fmax(nk - nq, 0);
+    double levels = ceil(log2(fmax(1, n / params->min_seq_len))), leaf = n / exp2(levels);
     double exact = n * n / 2 + n * lead;
-    double hyper = n * leaf / 2 + ceil(log2(n / leaf)) * n / 2 * row + (lead > 0 ? n * row : 0);
+    double hyper = n * leaf / 2 + levels * n / 2 * row + (lead > 0 ? n * row : 0);
     return exact <= hyper ? HYPERATTN_EXACT : HYPERATTN_HYPER;
 }

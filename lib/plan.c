@@ -63,6 +63,8 @@ hyperattn_status hyperattn_plan_create(hyperattn_plan **out, hyperattn_ctx *ctx,
     if (status)
         return status;
     draft.params.method = ha_params_method(&draft.params, &draft.problem);
+    if (draft.params.method == HYPERATTN_EXACT)
+        draft.params.block_mask = NULL;
 
     hyperattn_plan *plan = ha_alloc(ctx, sizeof *plan);
     if (!plan)

@@ -9,6 +9,7 @@
 
 #include "cpu/clock.h"
 #include "cpu/state.h"
+#include "parallel.h"
 
 int ha_exact_blas_serves(const hyperattn_plan *plan)
 {
@@ -61,7 +62,7 @@ static void softmax_row(const chunk *c, int64_t i)
 }
 
 /* acc += P V, row by row up to each row's limit: 0 * NaN must not reach rows that do not see it. */
-static void values_carefully(const chunk *c)
+static void values_by_hand(const chunk *c)
 {
     int64_t dv = c->run->plan->problem.head_dim_v;
     for (int64_t i = 0; i < c->rows; i++)
@@ -79,17 +80,35 @@ static int all_finite(const float *x, int64_t n)
     return 1;
 }
 
+/* scores = scale Q K^T without OpenBLAS */
+static void scores_by_hand(const chunk *c, float scale)
+{
+    int64_t d = c->run->plan->problem.head_dim;
+    for (int64_t i = 0; i < c->rows; i++)
+        for (int64_t j = 0; j < c->keys; j++) {
+            const float *q = (const float *)c->s->q + i * d, *k = (const float *)c->s->kpack + j * d;
+            float sum = 0;
+            for (int64_t x = 0; x < d; x++)
+                sum += q[x] * k[x];
+            c->s->tile[i * HA_TASK_KEYS + j] = scale * sum;
+        }
+}
+
 static void attend_chunk(const chunk *c)
 {
     const hyperattn_problem *p = &c->run->plan->problem;
     ha_scratch *s = c->s;
-    int d = (int)p->head_dim, dv = (int)p->head_dim_v;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)c->rows, (int)c->keys, d,
-                p->softmax_scale * HA_LOG2E, s->q, d, s->kpack, d, 0, s->tile, HA_TASK_KEYS);
+    int d = (int)p->head_dim, dv = (int)p->head_dim_v, blas = !ha_in_parallel();
+    float scale = p->softmax_scale * HA_LOG2E;
+    if (blas)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)c->rows, (int)c->keys, d, scale,
+                    s->q, d, s->kpack, d, 0, s->tile, HA_TASK_KEYS);
+    else
+        scores_by_hand(c, scale);
     for (int64_t i = 0; i < c->rows; i++)
         softmax_row(c, i);
-    if (c->limit < c->keys && !all_finite(s->vpack, c->keys * dv))
-        values_carefully(c);
+    if (!blas || (c->limit < c->keys && !all_finite(s->vpack, c->keys * dv)))
+        values_by_hand(c);
     else
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)c->rows, dv, (int)c->keys, 1,
                     s->tile, HA_TASK_KEYS, s->vpack, dv, 1, s->acc, (int)c->run->cpu->ldacc);

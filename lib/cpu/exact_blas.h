@@ -10,8 +10,8 @@
 /* Whether a plan's exact attention goes this way: portable kernels, EXACT, a build with OpenBLAS. */
 int ha_exact_blas_serves(const hyperattn_plan *plan);
 
-/* Every leaf of the units in flight, from serial code: OpenBLAS brings its own threads, and must not
- * be called inside a parallel region. */
+/* Every leaf of the units in flight, from serial code: OpenBLAS brings its own threads. Inside a
+ * parallel region of the caller it must not be called, and plain loops take its place. */
 void ha_exact_blas(ha_run *run);
 
 #endif

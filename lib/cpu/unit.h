@@ -12,8 +12,8 @@
 
 #define HA_LOG2E 1.44269504088896341f
 
-/* Keys that a task packs at a time: a multiple of every bc. */
-#define HA_TASK_KEYS 512
+/* Keys that a task packs at a time: a multiple of every nr, and bc at least. */
+#define HA_TASK_KEYS 576
 
 /* The CPU backend's plan data. */
 typedef struct ha_cpu_plan {

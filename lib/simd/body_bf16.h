@@ -133,7 +133,7 @@ static double bf16_peak(int64_t iters)
         for (int j = 0; j < NRV; j++)
             acc[i][j] = vset1((float)(i * NRV + j));
     for (int64_t x = 0; x < iters; x++) {
-        __asm__ volatile("" : "+m"(a), "+m"(b));
+        __asm__ volatile("" : "+" VREG(a), "+" VREG(b));
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NRV; j++)
                 acc[i][j] = vdot_bf16(a, b, acc[i][j]);

@@ -111,7 +111,7 @@ static double f32_peak(int64_t iters)
         for (int j = 0; j < NRV; j++)
             acc[i][j] = vset1((float)(i * NRV + j)); /* distinct, or they would be merged */
     for (int64_t x = 0; x < iters; x++) {
-        __asm__ volatile("" : "+m"(a), "+m"(b));
+        __asm__ volatile("" : "+" VREG(a), "+" VREG(b));
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NRV; j++)
                 acc[i][j] = vfma(a, b, acc[i][j]);

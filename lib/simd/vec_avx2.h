@@ -12,8 +12,10 @@
 #define VLEN 8
 #define MR 6
 #define NRV 2 /* vectors of a panel row */
-#define BR 48
-#define BC 128
+#define BR 96
+#define BC 288 /* a block of 256 keys and 32 sinks in one step */
+
+#define VREG "x" /* the asm constraint of a vector register */
 
 typedef __m256 vf;
 

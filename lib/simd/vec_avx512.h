@@ -20,6 +20,8 @@
 #define BR 48
 #define BC 128
 
+#define VREG "v" /* the asm constraint of a vector register */
+
 typedef __m512 vf;
 
 static inline vf vzero(void) { return _mm512_setzero_ps(); }
