@@ -55,7 +55,7 @@ typedef struct ha_tile {
     float *m, *l;         /* [rows up to a multiple of MR]; start at -inf and 0 */
     float *acc;           /* [rows up to a multiple of MR][ldacc]; starts at 0 */
     int64_t ldacc;        /* >= ha_padded_dv() */
-    float *scratch;       /* ha_tile_scratch() bytes, 64-byte aligned */
+    float *scratch;       /* ha_tile_scratch() floats, 64-byte aligned */
 } ha_tile;
 
 /* One arithmetic: the type in which products are formed. State is f32 in each. */
@@ -144,10 +144,10 @@ static inline size_t ha_v_bytes(const ha_arith *a, int64_t nkeys, int64_t dv)
     return 4 * (size_t)(ha_round_up(nkeys, a->nr) / a->pair) * (size_t)ha_padded_dv(a, dv);
 }
 
-/* Scores of one tile. */
-static inline size_t ha_tile_scratch(const ha_arith *a)
+/* Floats of scratch that attend needs. */
+static inline int64_t ha_tile_scratch(const ha_arith *a)
 {
-    return 4 * (size_t)a->br * (size_t)a->bc;
+    return (int64_t)a->br * a->bc;
 }
 
 /* Instruction-set levels, worst first. */

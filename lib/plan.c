@@ -63,8 +63,10 @@ hyperattn_status hyperattn_plan_create(hyperattn_plan **out, hyperattn_ctx *ctx,
     if (status)
         return status;
     draft.params.method = ha_params_method(&draft.params, &draft.problem);
-    if (draft.params.method == HYPERATTN_EXACT)
-        draft.params.block_mask = NULL;
+    if (draft.params.method == HYPERATTN_EXACT) { /* which reads no other field */
+        hyperattn_params_init(&draft.params);
+        draft.params.method = HYPERATTN_EXACT;
+    }
 
     hyperattn_plan *plan = ha_alloc(ctx, sizeof *plan);
     if (!plan)

@@ -146,8 +146,8 @@ static void carve_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu
     s->index = ha_carve(c, HA_TASK_KEYS, sizeof *s->index);
     s->logw = ha_carve(c, HA_TASK_KEYS, sizeof *s->logw);
     s->limit = ha_carve(c, rows, sizeof *s->limit);
-    s->tile = ha_carve(c, ha_exact_blas_serves(plan) ? 4 * HA_TASK_ROWS * HA_TASK_KEYS
-                                                     : (int64_t)ha_tile_scratch(a), 1);
+    s->tile = ha_carve(c, ha_exact_blas_serves(plan) ? ha_exact_blas_scratch(cpu->ldacc)
+                                                     : ha_tile_scratch(a), sizeof *s->tile);
     if (cpu->max.nwaves) /* ends of buckets, then the block of each, under strict_causal */
         s->counts = ha_carve(c, 2 * ((int64_t)1 << plan->params.lsh_num_projs) + 1,
                              sizeof *s->counts);

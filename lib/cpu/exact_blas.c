@@ -6,10 +6,22 @@
 #ifdef HAVE_OPENBLAS
 #include <cblas.h>
 #include <math.h>
+#include <string.h>
 
 #include "cpu/clock.h"
 #include "cpu/state.h"
 #include "parallel.h"
+
+/* The scratch's tile holds the scores, then two copies of acc. */
+int64_t ha_exact_blas_scratch(int64_t ldacc)
+{
+    return HA_TASK_ROWS * (HA_TASK_KEYS + 2 * ldacc);
+}
+
+static float *copies_of_acc(const ha_scratch *s)
+{
+    return s->tile + HA_TASK_ROWS * HA_TASK_KEYS;
+}
 
 int ha_exact_blas_serves(const hyperattn_plan *plan)
 {
@@ -61,7 +73,7 @@ static void softmax_row(const chunk *c, int64_t i)
         score[j] = 0;
 }
 
-/* acc += P V, row by row up to each row's limit: 0 * NaN must not reach rows that do not see it. */
+/* acc += P V without OpenBLAS. */
 static void values_by_hand(const chunk *c)
 {
     int64_t dv = c->run->plan->problem.head_dim_v;
@@ -72,12 +84,49 @@ static void values_by_hand(const chunk *c)
                     c->s->tile[i * HA_TASK_KEYS + j] * ((const float *)c->s->vpack)[j * dv + x];
 }
 
-static int all_finite(const float *x, int64_t n)
+/* acc += P V by OpenBLAS. */
+static void values(const chunk *c)
+{
+    int dv = (int)c->run->plan->problem.head_dim_v;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)c->rows, dv, (int)c->keys, 1,
+                c->s->tile, HA_TASK_KEYS, c->s->vpack, dv, 1, c->s->acc, (int)c->run->cpu->ldacc);
+}
+
+static int is_finite_row(const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(x[i]))
             return 0;
     return 1;
+}
+
+/* The values of a masked chunk, where 0 * NaN must not reach rows that do not see the key. From the
+ * last row upwards, each value row that is not finite is set to zero as soon as no row sees it, and
+ * the product is made again for the rows above: always the whole one, so that a row's bits do not
+ * depend on what it does not see. */
+static void values_masked(const chunk *c)
+{
+    int64_t dv = c->run->plan->problem.head_dim_v, n = c->rows * c->run->cpu->ldacc;
+    float *v = c->s->vpack, *before = copies_of_acc(c->s), *after = before + n;
+    int64_t done = c->rows;
+    memcpy(before, c->s->acc, (size_t)n * sizeof *before);
+    for (int64_t key = c->keys - 1; key >= -1 && done > 0; key--) {
+        if (key >= 0 && is_finite_row(v + key * dv, dv))
+            continue;
+        int64_t first = done; /* rows from here on see the key */
+        while (first > 0 && keys_of(c, first - 1) > key)
+            first--;
+        if (first < done) {
+            memcpy(c->s->acc, before, (size_t)n * sizeof *before);
+            values(c);
+            memcpy(after + first * c->run->cpu->ldacc, c->s->acc + first * c->run->cpu->ldacc,
+                   (size_t)((done - first) * c->run->cpu->ldacc) * sizeof *after);
+            done = first;
+        }
+        if (key >= 0)
+            memset(v + key * dv, 0, (size_t)dv * sizeof *v);
+    }
+    memcpy(c->s->acc, after, (size_t)n * sizeof *after);
 }
 
 /* scores = scale Q K^T without OpenBLAS */
@@ -107,11 +156,12 @@ static void attend_chunk(const chunk *c)
         scores_by_hand(c, scale);
     for (int64_t i = 0; i < c->rows; i++)
         softmax_row(c, i);
-    if (!blas || (c->limit < c->keys && !all_finite(s->vpack, c->keys * dv)))
+    if (!blas)
         values_by_hand(c);
+    else if (c->limit < c->keys && !is_finite_row(s->vpack, c->keys * dv))
+        values_masked(c);
     else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)c->rows, dv, (int)c->keys, 1,
-                    s->tile, HA_TASK_KEYS, s->vpack, dv, 1, s->acc, (int)c->run->cpu->ldacc);
+        values(c);
 }
 
 static void attend_rows(ha_run *run, ha_unit *u, int64_t head, int64_t row0, int64_t rows)
@@ -152,6 +202,12 @@ void ha_exact_blas(ha_run *run)
 int ha_exact_blas_serves(const hyperattn_plan *plan)
 {
     (void)plan;
+    return 0;
+}
+
+int64_t ha_exact_blas_scratch(int64_t ldacc)
+{
+    (void)ldacc;
     return 0;
 }
 

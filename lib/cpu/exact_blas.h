@@ -10,6 +10,9 @@
 /* Whether a plan's exact attention goes this way: portable kernels, EXACT, a build with OpenBLAS. */
 int ha_exact_blas_serves(const hyperattn_plan *plan);
 
+/* Floats that it needs in a scratch's tile. */
+int64_t ha_exact_blas_scratch(int64_t ldacc);
+
 /* Every leaf of the units in flight, from serial code: OpenBLAS brings its own threads. Inside a
  * parallel region of the caller it must not be called, and plain loops take its place. */
 void ha_exact_blas(ha_run *run);

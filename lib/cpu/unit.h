@@ -71,7 +71,7 @@ typedef struct ha_scratch {
     uint32_t *index;   /* [HA_TASK_KEYS] */
     float *logw;       /* [HA_TASK_KEYS] */
     int32_t *limit;
-    float *tile;       /* ha_tile_scratch */
+    float *tile;       /* the kernels' scratch */
     uint32_t *counts;  /* counting sort */
     double seconds[HA_STAGES];
 } ha_scratch;

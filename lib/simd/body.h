@@ -12,15 +12,13 @@
 #define PAIR 1
 #define BLOCK f32_block
 #define STORE_P(row, j, p) vstore((row) + (j), p)
-#define WEIGHT(row, j) (row)[j]
-#define VALUE(panel, width, j, c) (panel)[(j) * (width) + (c)]
+#define FIRST_OF(unit) (unit)
 #include "body_attend.h"
 #undef FN
 #undef PAIR
 #undef BLOCK
 #undef STORE_P
-#undef WEIGHT
-#undef VALUE
+#undef FIRST_OF
 
 #define F32_ARITH                                                                        \
     {                                                                                    \

@@ -7,8 +7,7 @@
  *     PAIR                      values per unit
  *     BLOCK(acc, nv, ...)       the register block, as f32_block
  *     STORE_P(row, j, p)        stores vector j of a row's weights in the arithmetic's type
- *     WEIGHT(row, j)            weight j of a row as f32
- *     VALUE(panel, width, j, c) value of key j, column c of a panel as f32
+ *     FIRST_OF(unit)            a unit of values with all but its first one zero
  */
 
 /* Scores of MR rows against one key panel, nv vectors wide, in the log2 domain. */
@@ -145,20 +144,35 @@ static inline void FN(softmax_row)(const ha_tile *t, int r, int keys)
     t->l[r] += vhsum(sum);
 }
 
+/* Copies `units` units of a column panel, with the keys from limit on set to zero. */
+static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t units, int limit)
+{
+    int64_t seen = limit < 0 ? 0 : limit / PAIR < units ? limit / PAIR : units;
+    memcpy(dst, v, (size_t)(seen * width) * sizeof *dst);
+    memset(dst + seen * width, 0, (size_t)((units - seen) * width) * sizeof *dst);
+    if (limit > 0 && limit % PAIR && seen < units)
+        for (int64_t c = 0; c < width; c++)
+            dst[seen * width + c] = FIRST_OF(v[seen * width + c]);
+}
+
 /* The values of a masked chunk that holds an Inf or NaN: 0 * NaN must not reach rows that do not
- * see the key, so each row stops at its own limit. */
+ * see the key. Each row gets the product with what it sees, in the same order of operations as ever,
+ * so that its bits do not depend on what it does not see. */
 static void FN(values_carefully)(const ha_tile *t, int r)
 {
-    for (int i = r; i < r + MR; i++) {
-        int keys = t->limit[i] < t->keys ? t->limit[i] : t->keys;
-        for (int c = 0; c < t->dv; c++) {
-            int64_t width;
-            const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c / NR * NR, &width);
-            float *out = t->acc + i * t->ldacc + c, sum = *out;
-            for (int j = 0; j < keys; j++)
-                sum += WEIGHT(t->scratch + i * BC, j) *
-                       VALUE(v + t->vfirst * width, width, j, c % NR);
-            *out = sum;
+    float seen[NR * BC], acc[MR * NR];
+    int64_t units = FN(group_keys)(t, r) / PAIR;
+    for (int c = 0; c < t->dv; c += NR) {
+        int64_t width;
+        const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c, &width);
+        for (int i = r; i < r + MR; i++) {
+            FN(copy_visible)(seen, v + t->vfirst * width, width, units, t->limit[i]);
+            for (int x = 0; x < MR; x++)
+                memcpy(acc + x * NR, t->acc + (r + x) * t->ldacc + c,
+                       (size_t)width * sizeof *acc);
+            BY_WIDTH(FN(value_block), (int)(width / VLEN), acc, NR, t->scratch + r * BC, seen,
+                     width, units)
+            memcpy(t->acc + i * t->ldacc + c, acc + (i - r) * NR, (size_t)width * sizeof *acc);
         }
     }
 }

@@ -101,12 +101,14 @@ static inline __attribute__((always_inline)) void bf16_block(vf acc[MR][NRV], in
     }
 }
 
-static inline float bf16_value(uint16_t h)
+/* The low half of a unit is its first value. */
+static inline float first_of_pair(float unit)
 {
-    uint32_t bits = (uint32_t)h << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
+    uint32_t bits;
+    memcpy(&bits, &unit, sizeof bits);
+    bits &= 0xffff;
+    memcpy(&unit, &bits, sizeof bits);
+    return unit;
 }
 
 /* A row of weights is stored over its own scores, from the front: each store ends before the next
@@ -115,16 +117,13 @@ static inline float bf16_value(uint16_t h)
 #define PAIR 2
 #define BLOCK bf16_block
 #define STORE_P(row, j, p) vstore_weights((uint16_t *)(row) + (j), p)
-#define WEIGHT(row, j) bf16_value(((const uint16_t *)(row))[j])
-#define VALUE(panel, width, j, c) \
-    bf16_value(((const uint16_t *)(panel))[((j) / 2 * (width) + (c)) * 2 + (j) % 2])
+#define FIRST_OF(unit) first_of_pair(unit)
 #include "body_attend.h"
 #undef FN
 #undef PAIR
 #undef BLOCK
 #undef STORE_P
-#undef WEIGHT
-#undef VALUE
+#undef FIRST_OF
 
 static double bf16_peak(int64_t iters)
 {

@@ -10,6 +10,7 @@
 #error "vec_avx512.h needs -mavx512f -mavx512bw -mavx512dq -mavx512vl"
 #endif
 #include <immintrin.h>
+#define VREG "v" /* the asm constraint of a vector register */
 #endif
 
 #include <stdint.h>
@@ -19,8 +20,6 @@
 #define NRV 4 /* vectors of a panel row */
 #define BR 48
 #define BC 128
-
-#define VREG "v" /* the asm constraint of a vector register */
 
 typedef __m512 vf;
 
