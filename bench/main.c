@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hyperattn: finds the command and leaves the rest of the arguments to it.
+ */
+#include <argp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "commands.h"
+#include "hyperattn.h"
+#include "message.h"
+#include "options.h"
+
+static const struct {
+    const char *name, *full_name;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"info", "hyperattn info", cmd_info},
+    {"run", "hyperattn run", cmd_run},
+    {"compare", "hyperattn compare", cmd_compare},
+    {"sweep", "hyperattn sweep", cmd_sweep},
+};
+
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+static const char doc[] =
+    "Exact attention and HyperAttention on .npy files and generated input.\v"
+    "Commands:\n"
+    "  info      version, instruction-set levels, threads, OpenBLAS\n"
+    "  run       attention of q, k and v from .npy files\n"
+    "  compare   exact attention against HyperAttention: times, errors, stages\n"
+    "  sweep     times over the sequence length: table, CSV, JSON, SVG\n"
+    "\n"
+    "'hyperattn COMMAND --help' lists a command's options.\n"
+    "\n"
+    "Exit status: 0 success; 1 the library, the memory or an output failed; 2 a file or an "
+    "argument is wrong.";
+
+static void print_version(FILE *stream, struct argp_state *state)
+{
+    (void)state;
+    fprintf(stream, "hyperattn %s\n", hyperattn_version());
+}
+
+/* The first argument that is no option names the command; what follows is the command's. */
+static error_t parse_command(int key, char *text, struct argp_state *state)
+{
+    int *at = state->input;
+    (void)text;
+    switch (key) {
+    case ARGP_KEY_ARG:
+        *at = state->next - 1;
+        state->next = state->argc;
+        return 0;
+    case ARGP_KEY_NO_ARGS:
+        argp_error(state, "no command given");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct argp parser = {
+        .parser = parse_command, .args_doc = "COMMAND [OPTION...]", .doc = doc};
+    int at = 0;
+    argp_err_exit_status = STATUS_BAD_INPUT;
+    argp_program_version_hook = print_version;
+    error_t error = argp_parse(&parser, argc, argv, ARGP_IN_ORDER, NULL, &at);
+    if (error)
+        return failed("%s", strerror(error));
+    for (int c = 0; c < COMMANDS; c++) {
+        if (strcmp(argv[at], commands[c].name) != 0)
+            continue;
+        char name[32];
+        snprintf(name, sizeof name, "%s", commands[c].full_name);
+        argv[at] = name;
+        message_command(name);
+        return commands[c].run(argc - at, argv + at);
+    }
+    return bad_input("'%s' is no command; 'hyperattn --help' lists them", argv[at]);
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Options that several commands share, as argp children, and the parsing of values.
+ */
+#ifndef BENCH_OPTIONS_H
+#define BENCH_OPTIONS_H
+
+#include <argp.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "hyperattn.h"
+#include "input.h"
+
+/* Keys of long options; each command numbers its own from OPTION_COMMAND on. */
+enum {
+    OPTION_PARAMS = 0x100,
+    OPTION_PROBLEM = 0x200,
+    OPTION_FILES = 0x300,
+    OPTION_GEN = 0x400,
+    OPTION_COMMAND = 0x500
+};
+
+/* ---- how: hyperattn_params ------------------------------------------------------------------ */
+
+enum { PARAM_INTS = 6 };
+
+typedef struct params_options {
+    bool paper;
+    bool given[PARAM_INTS]; /* in the order of the table in options.c */
+    int value[PARAM_INTS];
+    bool heavy_given, sampling_given, kappa_given, seed_given;
+    hyperattn_heavy heavy;
+    hyperattn_sampling sampling;
+    float kappa_cap;
+    uint64_t seed;
+    bool strict_causal;
+} params_options;
+
+extern const struct argp params_argp; /* input: params_options */
+
+/* The base that was asked for, with the given options in place. */
+void params_resolve(hyperattn_params *params, const params_options *options);
+
+/* What was used, for a JSON report. */
+json_t *params_json(const hyperattn_params *params);
+
+/* ---- what: the problem ---------------------------------------------------------------------- */
+
+typedef struct problem_options {
+    bool causal;
+    float scale;
+    int threads;
+    bool dtype_given;
+    hyperattn_dtype dtype; /* f32 unless given */
+} problem_options;
+
+extern const struct argp problem_argp; /* input: problem_options */
+
+extern const struct argp files_argp; /* --q, --k, --v; input: input_files */
+
+/* ---- generated input ------------------------------------------------------------------------ */
+
+enum { MAX_LENGTHS = 64 };
+
+typedef struct length_list {
+    int count;
+    int64_t n[MAX_LENGTHS]; /* ascending */
+} length_list;
+
+typedef struct gen_options {
+    bool given; /* any option but --n */
+    gen_spec spec; /* heads_kv 0: as heads */
+    length_list lengths; /* count 0: none given */
+} gen_options;
+
+extern const struct argp gen_argp; /* input: gen_options */
+
+/* The defaults of a command; the child's parser checks and completes them. */
+void gen_defaults(gen_options *options, gen_kind kind, int64_t heads);
+
+/* Where no lengths were given: first, twice that, and so on up to last. */
+void gen_default_lengths(gen_options *options, int64_t first, int64_t last);
+
+const char *gen_name(gen_kind kind);
+
+/* ---- values: each ends the program with a message and status 2 if text is no such value ------ */
+
+int64_t parse_int(struct argp_state *state, const char *option, const char *text, int64_t min,
+                  int64_t max);
+double parse_real(struct argp_state *state, const char *option, const char *text, double min,
+                  double max);
+
+/* Index of text in names[count]. */
+int parse_choice(struct argp_state *state, const char *option, const char *text, int count,
+                 const char *const *names);
+
+/* Runs a parser over a command's arguments: the whole of argv, options only. */
+void parse_arguments(const struct argp *argp, int argc, char **argv, void *options);
+
+#endif

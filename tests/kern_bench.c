@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Speed of the kernels of one level, on data that lies in the caches.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kern.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Seconds of one call: the best of many samples, each short enough to fit between two interruptions
+ * on a busy machine. */
+static double time_of(void (*call)(void *arg), void *arg)
+{
+    double best = 1e9;
+    for (int sample = 0, calls = 1; sample < 60;) {
+        double start = now();
+        for (int i = 0; i < calls; i++)
+            call(arg);
+        double seconds = now() - start;
+        if (seconds < 0.001) {
+            calls *= 2;
+            continue;
+        }
+        best = seconds / calls < best ? seconds / calls : best;
+        sample++;
+    }
+    return best;
+}
+
+static void *aligned(size_t size)
+{
+    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
+    if (!p)
+        abort();
+    return p;
+}
+
+/* ---- peaks ----------------------------------------------------------------------------------- */
+
+enum { PEAK_STEPS = 1 << 16 };
+
+typedef struct peak_call {
+    double (*peak)(int64_t iters);
+    double operations;
+} peak_call;
+
+static void call_peak(void *arg)
+{
+    peak_call *c = arg;
+    c->operations = c->peak(PEAK_STEPS);
+}
+
+static double peak_gflops(double (*peak)(int64_t iters))
+{
+    peak_call c = {peak, 0};
+    double seconds = time_of(call_peak, &c);
+    return 1e-9 * c.operations / seconds;
+}
+
+/* ---- attend and packs ------------------------------------------------------------------------ */
+
+/* A whole tile, and 8 tiles' keys for the packs. */
+typedef struct tile_call {
+    const ha_arith *arith;
+    ha_rows src;
+    int64_t nkeys;
+    ha_tile tile;
+    void *rows, *q, *k, *v;
+} tile_call;
+
+static void call_attend(void *arg)
+{
+    tile_call *c = arg;
+    c->arith->attend(&c->tile);
+}
+
+static void call_load_q(void *arg)
+{
+    tile_call *c = arg;
+    c->arith->load_q(c->q, &c->src, c->nkeys, c->tile.head_dim);
+}
+
+static void call_pack_k(void *arg)
+{
+    tile_call *c = arg;
+    c->arith->pack_k(c->k, &c->src, c->nkeys, c->tile.head_dim);
+}
+
+static void call_pack_v(void *arg)
+{
+    tile_call *c = arg;
+    c->arith->pack_v(c->v, c->tile.vpanel, 0, &c->src, c->nkeys, c->tile.dv);
+}
+
+static tile_call tile_new(const ha_arith *a, int dim)
+{
+    tile_call c = {.arith = a, .nkeys = 8 * a->bc};
+    rng r = rng_new(1);
+    c.src = (ha_rows){NULL, dim, NULL, 0, a->pair == 2 ? HYPERATTN_BF16 : HYPERATTN_F32};
+    c.src.base = c.rows = aligned((size_t)(c.nkeys * dim) * 4);
+    for (int64_t i = 0; i < c.nkeys * dim; i++)
+        element_put(c.rows, i, c.src.dtype, rng_gauss(&r));
+    c.q = aligned((size_t)(ha_round_up(c.nkeys, a->mr) * ha_ldq(a, dim)) * 4);
+    c.k = aligned(ha_k_bytes(a, c.nkeys, dim));
+    c.v = aligned(ha_v_bytes(a, c.nkeys, dim));
+    ha_tile *t = &c.tile;
+    *t = (ha_tile){.q = c.q, .k = c.k, .v = c.v, .rows = a->br, .keys = a->bc, .head_dim = dim,
+                   .dv = dim, .vpanel = c.nkeys / a->pair, .ldacc = ha_padded_dv(a, dim),
+                   .scale = 1.4427f / (float)dim};
+    t->logw = memset(aligned((size_t)a->bc * 4), 0, (size_t)a->bc * 4);
+    t->m = aligned((size_t)a->br * 4);
+    t->l = memset(aligned((size_t)a->br * 4), 0, (size_t)a->br * 4);
+    t->acc = aligned((size_t)(a->br * t->ldacc) * 4);
+    memset(t->acc, 0, (size_t)(a->br * t->ldacc) * 4);
+    t->scratch = aligned((size_t)ha_tile_scratch(a) * 4);
+    for (int i = 0; i < a->br; i++)
+        t->m[i] = -1e30f;
+    call_load_q(&c);
+    call_pack_k(&c);
+    call_pack_v(&c);
+    return c;
+}
+
+static void tile_free(tile_call *c)
+{
+    free((void *)(uintptr_t)c->tile.logw);
+    free(c->tile.m);
+    free(c->tile.l);
+    free(c->tile.acc);
+    free(c->tile.scratch);
+    free(c->rows);
+    free(c->q);
+    free(c->k);
+    free(c->v);
+}
+
+static void bench_arith(const ha_arith *a, const char *name, double peak)
+{
+    static const int dims[] = {64, 80, 96, 128, 256};
+    printf("  %s: peak %.1f GFLOP/s\n", name, peak);
+    printf("  %8s  %18s  %23s\n", "head_dim", "attend", "load_q, pack_k, pack_v");
+    for (int d = 0; d < COUNT(dims); d++) {
+        tile_call c = tile_new(a, dims[d]);
+        double flops = 4.0 * a->br * a->bc * dims[d];
+        double gflops = 1e-9 * flops / time_of(call_attend, &c);
+        double bytes = (double)(c.nkeys * dims[d]) * (double)dtype_size(c.src.dtype);
+        printf("  %8d  %6.1f GFLOP/s %3.0f%%  %6.1f %6.1f %6.1f GB/s\n", dims[d], gflops,
+               100 * gflops / peak, 1e-9 * bytes / time_of(call_load_q, &c),
+               1e-9 * bytes / time_of(call_pack_k, &c), 1e-9 * bytes / time_of(call_pack_v, &c));
+        tile_free(&c);
+    }
+}
+
+/* ---- exp2 ------------------------------------------------------------------------------------ */
+
+enum { EXP2_COUNT = 1024 };
+
+typedef struct exp2_call {
+    const ha_kernels *table;
+    float from[EXP2_COUNT], x[EXP2_COUNT];
+} exp2_call;
+
+static void call_exp2(void *arg)
+{
+    exp2_call *c = arg;
+    memcpy(c->x, c->from, sizeof c->x);
+    c->table->exp2(c->x, EXP2_COUNT);
+}
+
+static double exp2_ns(const ha_kernels *table)
+{
+    static exp2_call c;
+    rng r = rng_new(1);
+    c.table = table;
+    for (int i = 0; i < EXP2_COUNT; i++)
+        c.from[i] = (float)(-20 * rng_uniform(&r));
+    return 1e9 * time_of(call_exp2, &c) / EXP2_COUNT;
+}
+
+void kern_bench(const ha_kernels *table, const char *level)
+{
+    printf("%s: exp2 %.3f ns per number\n", level, exp2_ns(table));
+    bench_arith(&table->f32, "f32", peak_gflops(table->f32_peak));
+    if (table->bf16)
+        bench_arith(table->bf16, "bf16", peak_gflops(table->bf16_peak));
+}
