@@ -91,6 +91,7 @@ static void carve_hash(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_pl
     int64_t nq = sorted ? cpu->group * max->nq : 0, nk = sorted ? max->nk : 0;
     u->directions = ha_carve(c, sorted ? (int64_t)ha_k_bytes(&plan->ctx->kernels->f32, HA_MAX_PROJS,
                                                              plan->problem.head_dim) : 0, 1);
+    u->qproj = ha_carve(c, nq * cpu->ldproj, sizeof *u->qproj);
     u->kproj = ha_carve(c, nk * cpu->ldproj, sizeof *u->kproj);
     u->qrank = ha_carve(c, nq, sizeof *u->qrank);
     u->krank = ha_carve(c, nk, sizeof *u->krank);
@@ -134,7 +135,6 @@ static void carve_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu
     int64_t rows = ha_task_rows_padded(a), wide = max64(p->head_dim, p->head_dim_v);
     int64_t directions = HA_MAX_PROJS * p->head_dim; /* made in acc */
     s->q = ha_carve(c, rows * ha_round_up(wide, f32->lanes), sizeof(float));
-    s->proj = ha_carve(c, rows * cpu->ldproj, sizeof *s->proj);
     s->m = ha_carve(c, rows, sizeof *s->m);
     s->l = ha_carve(c, rows, sizeof *s->l);
     s->acc = ha_carve(c, max64(rows * cpu->ldacc, directions), sizeof *s->acc);

@@ -19,39 +19,18 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Projects rows [first, first + n) of a tensor, at most HA_TASK_ROWS, into proj. */
-static void project_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_rows rows, int64_t n,
-                         float *proj)
+/* Projects rows [first, end) of a tensor. */
+static void hash_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_rows rows,
+                      int64_t first, int64_t end, float *proj)
 {
     const hyperattn_problem *p = &run->plan->problem;
     const ha_kernels *kernels = ha_run_kernels(run);
-    kernels->f32.load_q(s->q, &rows, n, p->head_dim);
-    kernels->project(proj, run->cpu->ldproj, s->q, u->directions, n, p->head_dim,
-                     run->plan->params.lsh_num_projs);
-}
-
-static void hash_keys(const ha_run *run, ha_scratch *s, ha_unit *u, int64_t first, int64_t end)
-{
     for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
-        ha_rows rows = u->k;
-        rows.first = x;
-        project_rows(run, s, u, rows, min64(HA_TASK_ROWS, end - x), u->kproj + x * run->cpu->ldproj);
-    }
-}
-
-static void hash_queries(const ha_run *run, ha_scratch *s, ha_unit *u, int64_t head, int64_t first,
-                         int64_t end)
-{
-    const float zero[HA_MAX_PROJS] = {0};
-    int r = run->plan->params.lsh_num_projs;
-    for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
-        ha_rows rows = u->q[head];
-        rows.first = x;
         int64_t n = min64(HA_TASK_ROWS, end - x);
-        project_rows(run, s, u, rows, n, s->proj);
-        for (int64_t i = 0; i < n; i++)
-            u->qrank[head * u->layout->nq + x + i] =
-                (uint16_t)ha_lsh_bucket(s->proj + i * run->cpu->ldproj, zero, r);
+        rows.first = x;
+        kernels->f32.load_q(s->q, &rows, n, p->head_dim);
+        kernels->project(proj + x * run->cpu->ldproj, run->cpu->ldproj, s->q, u->directions, n,
+                         p->head_dim, run->plan->params.lsh_num_projs);
     }
 }
 
@@ -87,9 +66,10 @@ static void hash_task(void *arg, int64_t i, int thread)
     int64_t sides = 1 + run->cpu->group, side = i % sides, first = i / sides * HASH_ROWS;
     int64_t n = side ? u->layout->nq : u->layout->nk, end = min64(n, first + HASH_ROWS);
     if (side && ha_is_sorted(run))
-        hash_queries(run, s, u, side - 1, first, end);
-    else if (!side && ha_is_sorted(run))
-        hash_keys(run, s, u, first, end);
+        hash_rows(run, s, u, u->q[side - 1], first, end,
+                  u->qproj + (side - 1) * n * run->cpu->ldproj);
+    else if (ha_is_sorted(run))
+        hash_rows(run, s, u, u->k, first, end, u->kproj);
     if (!side && u->vnorm)
         value_norms(run, s, u, first, end);
     ha_clock_add(run, thread, HA_STAGE_HASH, start);
@@ -115,17 +95,25 @@ void ha_hyper_hash(ha_run *run)
                     hash_task, run);
 }
 
-/* Buckets are counted from the rectangle's own key mean, so that no later key steers it. */
-static void sort_keys(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect)
+/* Bucket ranks of the n rows whose projections begin at proj. Rows are counted from their own mean:
+ * that balances the buckets, and keeps queries and keys that lie alike in buckets alike. */
+static void rank_rows(const ha_run *run, uint16_t *rank, const float *proj, int64_t n, int centre)
 {
     int r = run->plan->params.lsh_num_projs;
-    int64_t ld = run->cpu->ldproj;
-    float mean[HA_MAX_PROJS];
-    ha_lsh_mean(mean, u->kproj + rect->k0 * ld, ld, rect->nk, r);
-    for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++)
-        u->krank[j] = (uint16_t)ha_lsh_bucket(u->kproj + j * ld, mean, r);
-    ha_counting_sort(u->korder + rect->k0, u->krank + rect->k0, rect->nk, rect->k0,
-                     (int64_t)1 << r, s->counts);
+    float mean[HA_MAX_PROJS] = {0};
+    if (centre)
+        ha_lsh_mean(mean, proj, run->cpu->ldproj, n, r);
+    for (int64_t i = 0; i < n; i++)
+        rank[i] = (uint16_t)ha_lsh_bucket(proj + i * run->cpu->ldproj, mean, r);
+}
+
+/* The mean is that of the rectangle's own keys, so that no later key steers it. */
+static void sort_keys(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect)
+{
+    int64_t at = rect->k0;
+    rank_rows(run, u->krank + at, u->kproj + at * run->cpu->ldproj, rect->nk, 1);
+    ha_counting_sort(u->korder + at, u->krank + at, rect->nk, at,
+                     (int64_t)1 << run->plan->params.lsh_num_projs, s->counts);
 }
 
 /* Running sums of the value norms in the rectangle's key order. */
@@ -150,16 +138,18 @@ static void sort_queries(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_
     int64_t base = head * u->layout->nq + rect->q0;
     uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
     int64_t step = rect->nq == rect->nk || !ha_is_sorted(run) ? p->block_size : 0;
-    if (ha_is_sorted(run))
+    if (ha_is_sorted(run)) {
+        rank_rows(run, u->qrank + base, u->qproj + base * run->cpu->ldproj, rect->nq, 1);
         ha_counting_sort(u->qorder + base, u->qrank + base, rect->nq, rect->q0,
                          (int64_t)1 << p->lsh_num_projs, s->counts);
+    }
     for (int64_t t = 0; t < rect->nblocks; t++)
         bounds[t] = (uint32_t)run_bound(rect->nq, rect->nblocks, step, t);
     bounds[rect->nblocks] = (uint32_t)rect->nq;
 }
 
 /* strict_causal: a query meets the block of keys that holds the middle of its own bucket, whatever
- * the other queries are. */
+ * the other queries are; so it is not counted from their mean either. */
 static void sort_queries_strictly(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect,
                                   int64_t head)
 {
@@ -167,6 +157,7 @@ static void sort_queries_strictly(const ha_run *run, ha_scratch *s, ha_unit *u, 
     int64_t base = head * u->layout->nq + rect->q0, nbuckets = (int64_t)1 << p->lsh_num_projs;
     uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
     uint32_t *block = s->counts + nbuckets + 1; /* of each bucket */
+    rank_rows(run, u->qrank + base, u->qproj + base * run->cpu->ldproj, rect->nq, 0);
     for (int64_t b = 0; b <= nbuckets; b++)
         s->counts[b] = 0;
     for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++)

@@ -9,7 +9,7 @@
 #include "cpu/sample.h"
 #include "cpu/unit.h"
 
-/* Projections of every key and bucket ranks of every query, once per call. */
+/* Projections of every key and query, once per call. */
 void ha_hyper_hash(ha_run *run);
 
 /* Sorts the keys and queries of the wave's rectangles and cuts them into run->tasks. */

@@ -46,10 +46,11 @@ typedef struct ha_unit {
     ha_out_rows *out;       /* [group] */
     float **lse;            /* [group], or NULL */
     float *directions;      /* packed hash directions */
+    float *qproj;           /* [group][nq][ldproj] */
     float *kproj;           /* [nk][ldproj] */
     float *vnorm;           /* [nk], with V-norm sampling */
-    uint16_t *qrank;        /* [group][nq]: rank of a query's bucket */
-    uint16_t *krank;        /* [nk], of the current wave */
+    uint16_t *qrank;        /* [group][nq]: ranks of buckets, of the current wave */
+    uint16_t *krank;        /* [nk] */
     uint32_t *qorder;       /* [group][nq]: rows of each rectangle, sorted, from its q0 on */
     uint32_t *korder;       /* [nk]: keys of each rectangle, sorted, from its k0 on */
     uint32_t *bounds;       /* [group][max_bounds]: first sorted query of each run */
@@ -63,7 +64,6 @@ typedef struct ha_unit {
 /* One thread's part of the workspace. */
 typedef struct ha_scratch {
     void *q;           /* query tiles of a task; f32 tile while hashing */
-    float *proj;       /* projections of a tile */
     float *m, *l, *acc;
     float *cap, *block_sum;
     float *inv;
