@@ -270,6 +270,8 @@ END_TEST
 
 int main(void)
 {
+    unsetenv("HYPERATTN_CPU"); /* what the caller set would be in the way */
+    unsetenv("HYPERATTN_BACKEND");
     TCase *topic = topic_begin("api");
     tcase_add_test(topic, every_status_has_its_own_text);
     tcase_add_test(topic, unknown_statuses_have_a_text);

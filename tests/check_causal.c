@@ -274,6 +274,35 @@ START_TEST(the_seed_decides)
 }
 END_TEST
 
+/* The same tensors in every head and sequence: only the draws can tell the results apart. */
+START_TEST(each_head_has_draws_of_its_own)
+{
+    const variant *v = &variants[_i];
+    hyperattn_block_mask mask;
+    hyperattn_params params = variant_params(v, &mask);
+    hyperattn_problem p = problem_of(2, v->nq, 24);
+    p.batch = 2;
+    p.seqlen_k = v->nk;
+    p.causal = v->causal;
+    p.dtype = v->dtype;
+    tensors t = tensors_new(&p, AT_END);
+    tensors_fill(&t, FILL_CLUSTERED, 17);
+    for (int which = T_Q; which <= T_V; which++) {
+        size_t head = t.mem[which].size / 4;
+        for (int copy = 1; copy < 4; copy++)
+            memcpy(t.mem[which].data + (size_t)copy * head, t.mem[which].data, head);
+    }
+    ck_good(tensors_run(&t, &params, NULL, 1));
+    const unsigned char *out = t.mem[T_OUT].data;
+    size_t head = t.mem[T_OUT].size / 4;
+    for (size_t a = 0; a < 4; a++)
+        for (size_t b = 0; b < a; b++)
+            ck_assert_msg(memcmp(out + a * head, out + b * head, head) != 0,
+                          "%s: heads %zu and %zu of all are the same", v->name, b, a);
+    tensors_free(&t);
+}
+END_TEST
+
 int main(void)
 {
     TCase *topic = topic_begin("causal");
@@ -285,5 +314,6 @@ int main(void)
     tcase_add_loop_test(topic, no_bit_pattern_crashes, 0, COUNT(variants));
     tcase_add_loop_test(topic, degenerate_input_is_fine, 0, COUNT(variants));
     tcase_add_loop_test(topic, the_seed_decides, 0, COUNT(variants));
+    tcase_add_loop_test(topic, each_head_has_draws_of_its_own, 0, COUNT(variants));
     return topic_end();
 }

@@ -53,6 +53,8 @@ static const shape shapes[] = {
     {"blocks of 1", 65, 65, 1, 1, 16, 16, .block = 1},
     {"bf16", 150, 150, 2, 1, 32, 32, .dtype = HYPERATTN_BF16, .sinks = 3},
     {"f16", 150, 150, 2, 1, 32, 32, .dtype = HYPERATTN_F16, .sinks = 3},
+    {"more columns than are packed at once", 30, 1300, 1, 1, 8, 8, .causal = 0},
+    {"causal, the same", 1300, 1300, 1, 1, 8, 8, .causal = 1, .sinks = 600},
     {"causal", 256, 256, 1, 1, 32, 32, .causal = 1},
     {"causal odd", 509, 509, 1, 1, 32, 32, .causal = 1},
     {"causal leaf + 1", 25, 25, 1, 1, 32, 32, .causal = 1},

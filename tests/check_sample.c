@@ -41,8 +41,8 @@ static ha_sampler sampler_of(ha_blocks blocks, int64_t draws)
                         .seed = 4};
 }
 
-/* A fixed case of several blocks: of 41 positions they hold 0..2, 13..17 and 33..40, so that the first
- * and the last are cut. */
+/* A fixed case of several blocks: of 41 positions they hold 0..2, 13..17 and 33..40, so that the
+ * first and the last are cut. */
 static const int64_t some_blocks[] = {1, 4, 8, 9};
 
 static ha_blocks cut_blocks(int64_t total)

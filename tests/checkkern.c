@@ -101,7 +101,8 @@ void kern_try(const kern_run *run, kern_case *verify, const void *shape, const c
 void kern_near(kern_worst *w, const char *what, int64_t i, int64_t j, double expected, double got,
                double bound)
 {
-    double error = fabs(got - expected), ratio = bound > 0 ? error / bound : error > 0 ? HUGE_VAL : 0;
+    double error = fabs(got - expected);
+    double ratio = bound > 0 ? error / bound : error > 0 ? HUGE_VAL : 0;
     if (!isfinite(expected) || !isfinite(got))
         ratio = expected == got || (isnan(expected) && isnan(got)) ? 0 : HUGE_VAL;
     w->wrong += !(ratio <= 1);

@@ -8,42 +8,41 @@
 #include "cpu/sample.h"
 #include "cpu/unit.h"
 
-/* One term of a row's softmax. */
+/* A term of a row's softmax, or a column with its weight. */
 typedef struct entry {
-    int64_t key; /* -1: part of the row sum alone */
-    double log;  /* natural logarithm, weight included */
+    int64_t key; /* or nk, whose value is 0: part of the row sum alone */
+    double log;  /* natural logarithm */
 } entry;
 
-typedef struct row {
+typedef struct list {
     entry *entries;
-    int64_t n, room;
-} row;
+    int64_t n;
+} list;
 
-/* A column that the rows of one run attend to. */
-typedef struct column {
-    int64_t key;
-    double log_weight;
-} column;
+/* What the hash makes of the queries or keys. */
+typedef struct hashed {
+    double *proj, *slip; /* [n][r]: projections, and what f32 may add or take away */
+    int64_t *bucket;     /* [n], in the current rectangle */
+} hashed;
 
 /* One query head of one sequence. */
 typedef struct head {
     const tensors *t;
     const hyperattn_params *params;
-    const ha_cpu_plan *cpu;
     const ha_layout *layout;
     hyper_counts *counts;
     int64_t b, h, kv, nq, nk, d, dv;
+    int64_t br;        /* most rows of a tile */
     double *q, *k, *v; /* [nq][d], [nk][d], [nk][dv] */
-    row *rows;         /* [nq] */
+    list *rows;        /* [nq] */
     float *directions; /* [r][d] */
-    int64_t *qbucket, *kbucket;
-    double *kproj, *kslip; /* [nk][r]: projections, and what f32 may add or take away */
+    hashed queries, keys;
     /* of the current rectangle */
     int64_t *korder, *qorder; /* keys and rows in sorted order */
     int64_t *run;             /* [nq], of the row at a place of qorder */
     double *mass;
-    column *exact, *sampled; /* of the current run */
-    int64_t nexact, nsampled;
+    int64_t *members;    /* rows of the current run */
+    list exact, sampled; /* columns of the current run */
 } head;
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -56,36 +55,41 @@ static void *zeros(int64_t n, size_t size)
 static double *load(const tensors *t, operand which, int64_t b, int64_t h)
 {
     int64_t rows = tensors_nrows(t, which, b), dim = tensors_dim(t, which);
-    double *x = zeros(rows * dim, sizeof *x);
+    double *x = zeros((rows + 1) * dim, sizeof *x); /* the last row stays zero */
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < dim; c++)
             x[i * dim + c] = tensors_get(t, which, b, h, i, c);
     return x;
 }
 
+static hashed hashed_new(int64_t n, int r)
+{
+    return (hashed){zeros(n * r, sizeof(double)), zeros(n * r, sizeof(double)),
+                    zeros(n, sizeof(int64_t))};
+}
+
 static head head_new(const tensors *t, const hyperattn_plan *plan, int64_t b, int64_t h)
 {
     const ha_cpu_plan *cpu = plan->backend_data;
     int r = plan->params.lsh_num_projs;
-    head x = {.t = t, .params = &plan->params, .cpu = cpu, .b = b, .h = h,
+    head x = {.t = t, .params = &plan->params, .br = cpu->arith->br, .b = b, .h = h,
               .kv = h / (t->full.nheads / t->full.nheads_kv), .nq = tensors_nrows(t, T_Q, b),
               .nk = tensors_nrows(t, T_K, b), .d = t->full.head_dim, .dv = t->full.head_dim_v};
-    x.layout = &cpu->layouts[t->full.cu_seqlens_q ? b : 0];
+    x.layout = &cpu->layouts[cpu->nlayouts > 1 ? b : 0];
     x.q = load(t, T_Q, b, h);
     x.k = load(t, T_K, b, x.kv);
     x.v = load(t, T_V, b, x.kv);
     x.rows = zeros(x.nq, sizeof *x.rows);
     x.directions = zeros(r * x.d, sizeof *x.directions);
-    x.qbucket = zeros(x.nq, sizeof *x.qbucket);
-    x.kbucket = zeros(x.nk, sizeof *x.kbucket);
-    x.kproj = zeros(x.nk * r, sizeof *x.kproj);
-    x.kslip = zeros(x.nk * r, sizeof *x.kslip);
+    ha_lsh_directions(x.directions, r, x.d, plan->params.seed,
+                      (uint32_t)(b * t->full.nheads_kv + x.kv));
+    x.queries = hashed_new(x.nq, r);
+    x.keys = hashed_new(x.nk, r);
     x.korder = zeros(x.nk, sizeof *x.korder);
     x.qorder = zeros(x.nq, sizeof *x.qorder);
     x.run = zeros(x.nq, sizeof *x.run);
+    x.members = zeros(x.nq, sizeof *x.members);
     x.mass = zeros(x.nk, sizeof *x.mass);
-    x.exact = zeros(x.nk, sizeof *x.exact);
-    x.sampled = zeros(x.nk + plan->params.sample_size, sizeof *x.sampled);
     return x;
 }
 
@@ -93,19 +97,17 @@ static void head_free(head *x)
 {
     for (int64_t i = 0; i < x->nq; i++)
         free(x->rows[i].entries);
-    void *all[] = {x->q, x->k, x->v, x->rows, x->directions, x->qbucket, x->kbucket, x->kproj,
-                   x->kslip, x->korder, x->qorder, x->run, x->mass, x->exact, x->sampled};
+    void *all[] = {x->q, x->k, x->v, x->rows, x->directions, x->queries.proj, x->queries.slip,
+                   x->queries.bucket, x->keys.proj, x->keys.slip, x->keys.bucket, x->korder,
+                   x->qorder, x->run, x->members, x->mass, x->exact.entries, x->sampled.entries};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
 
-static void add_entry(head *x, int64_t i, int64_t key, double log)
+static void add(list *to, int64_t key, double log)
 {
-    row *to = &x->rows[i];
-    if (to->n == to->room) {
-        to->room = 2 * to->room + 64;
-        to->entries = realloc(to->entries, (size_t)to->room * sizeof *to->entries);
-    }
+    if ((to->n & (to->n - 1)) == 0) /* room for the next power of two */
+        to->entries = realloc(to->entries, (size_t)(2 * to->n + 1) * sizeof *to->entries);
     to->entries[to->n++] = (entry){key, log};
 }
 
@@ -124,78 +126,62 @@ static int is_sorted(const head *x)
     return !x->params->block_mask && x->params->heavy == HYPERATTN_HEAVY_SORTLSH;
 }
 
-/* Projection of a row on direction g; *slip bounds what a sum in f32 differs by. */
-static double project(const head *x, const double *from, int g, double *slip)
+/* Projections of n rows; slip bounds what a sum in f32 differs by. */
+static void project(const head *x, hashed *to, const double *from, int64_t n)
 {
-    double sum = 0, size = 0;
-    for (int64_t c = 0; c < x->d; c++) {
-        double term = from[c] * (double)x->directions[g * x->d + c];
-        sum += term;
-        size += fabs(term);
+    int r = x->params->lsh_num_projs;
+    for (int64_t e = 0; e < n * r; e++) {
+        double size = 0;
+        for (int64_t c = 0; c < x->d; c++) {
+            double term = from[e / r * x->d + c] * (double)x->directions[e % r * x->d + c];
+            to->proj[e] += term;
+            size += fabs(term);
+        }
+        to->slip[e] = 0x1p-24 * (double)(x->d + 2) * size;
     }
-    *slip = 0x1p-24 * (double)(x->d + 2) * size;
-    return sum;
 }
 
 /* Place of a sign pattern in the Gray sequence: bit b is the parity of the signs from b on. */
 static int64_t gray_place(int64_t signs)
 {
-    int64_t place = 0, parity = 0;
-    for (int b = HA_MAX_PROJS - 1; b >= 0; b--) {
-        parity ^= signs >> b & 1;
-        place |= parity << b;
-    }
+    int64_t place = 0;
+    for (int b = 0; b < HA_MAX_PROJS; b++)
+        place |= (int64_t)__builtin_parityll((unsigned long long)signs >> b) << b;
     return place;
 }
 
+/* Bit of a projection; slip is what f32 may take it and the threshold apart by. */
 static int64_t sign(head *x, double projection, double threshold, double slip)
 {
-    x->counts->ambiguous += slip > 0 && fabs(projection - threshold) <= slip;
+    x->counts->ambiguous += is_sorted(x) && slip > 0 && fabs(projection - threshold) <= slip;
     return projection > threshold;
 }
 
-static void hash_all(head *x)
+/* Buckets of rows [first, first + n), counted from their own mean or from 0. A single row is its
+ * own mean, to the bit. */
+static void rank_rows(head *x, hashed *rows, int64_t first, int64_t n, int centre)
 {
     int r = x->params->lsh_num_projs;
-    uint32_t unit = (uint32_t)(x->b * x->t->full.nheads_kv + x->kv);
-    ha_lsh_directions(x->directions, r, x->d, x->params->seed, unit);
-    for (int64_t j = 0; j < x->nk; j++)
-        for (int g = 0; g < r; g++)
-            x->kproj[j * r + g] = project(x, x->k + j * x->d, g, &x->kslip[j * r + g]);
-    for (int64_t i = 0; i < x->nq; i++) {
+    double mean[HA_MAX_PROJS] = {0}, slip[HA_MAX_PROJS] = {0};
+    const double *proj = rows->proj + first * r, *own_slip = rows->slip + first * r;
+    for (int64_t e = 0; e < n * r && centre; e++) {
+        mean[e % r] += proj[e] / (double)n;
+        slip[e % r] += (own_slip[e] + 0x1p-24 * fabs(proj[e])) / (double)n;
+    }
+    for (int64_t i = 0; i < n; i++) {
         int64_t signs = 0;
-        for (int g = 0; g < r; g++) {
-            double slip, projection = project(x, x->q + i * x->d, g, &slip);
-            signs |= sign(x, projection, 0, slip) << g;
-        }
-        x->qbucket[i] = gray_place(signs);
+        for (int g = 0; g < r; g++)
+            signs |= sign(x, proj[i * r + g], mean[g],
+                          n == 1 && centre ? 0 : slip[g] + own_slip[i * r + g]) << g;
+        rows->bucket[first + i] = gray_place(signs);
     }
-}
-
-/* Keys are hashed around the mean of the rectangle's own. */
-static void hash_keys(head *x, const ha_rect *rect)
-{
-    int r = x->params->lsh_num_projs;
-    for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++)
-        x->kbucket[j] = 0;
-    for (int g = 0; g < r; g++) {
-        double mean = 0, slip = 0, n = (double)rect->nk;
-        for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++) {
-            mean += x->kproj[j * r + g] / n;
-            slip += x->kslip[j * r + g] / n;
-        }
-        slip += 0x1p-24 * fabs(mean);
-        for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++)
-            x->kbucket[j] |= sign(x, x->kproj[j * r + g], mean, slip + x->kslip[j * r + g]) << g;
-    }
-    for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++)
-        x->kbucket[j] = gray_place(x->kbucket[j]);
 }
 
 /* ---- order and runs ------------------------------------------------------------------------ */
 
 /* Rows [first, first + n) in ascending order of bucket, or as they are. */
-static void sort_rows(const head *x, int64_t *order, const int64_t *bucket, int64_t first, int64_t n)
+static void sort_rows(const head *x, int64_t *order, const int64_t *bucket, int64_t first,
+                      int64_t n)
 {
     int64_t place = 0, nbuckets = is_sorted(x) ? (int64_t)1 << x->params->lsh_num_projs : 1;
     for (int64_t b = 0; b < nbuckets; b++)
@@ -204,7 +190,7 @@ static void sort_rows(const head *x, int64_t *order, const int64_t *bucket, int6
                 order[place++] = i;
 }
 
-/* The run of the query at a place of the order: near-equal cuts, or as the keys are cut. */
+/* The run of the query at a place of the order: near-equal cuts, or cuts like those of the keys. */
 static int64_t paper_run(const head *x, const ha_rect *rect, int64_t place)
 {
     if (x->params->block_mask)
@@ -222,37 +208,55 @@ static int64_t strict_run(const head *x, const ha_rect *rect, int64_t bucket)
 {
     int64_t begin = 0, end = 0;
     for (int64_t j = rect->k0; j < rect->k0 + rect->nk; j++) {
-        begin += x->kbucket[j] < bucket;
-        end += x->kbucket[j] <= bucket;
+        begin += x->keys.bucket[j] < bucket;
+        end += x->keys.bucket[j] <= bucket;
     }
     int64_t t = (begin + end) / 2 / x->params->block_size;
     return t < rect->nblocks ? t : rect->nblocks - 1;
 }
 
-static double norm(const head *x, int64_t key)
-{
-    double sum = 0;
-    for (int64_t c = 0; c < x->dv; c++)
-        sum += x->v[key * x->dv + c] * x->v[key * x->dv + c];
-    return sum;
-}
-
 static void order_rect(head *x, const ha_rect *rect)
 {
-    if (is_sorted(x))
-        hash_keys(x, rect);
-    sort_rows(x, x->korder, x->kbucket, rect->k0, rect->nk);
-    sort_rows(x, x->qorder, x->qbucket, rect->q0, rect->nq);
+    int strict = x->params->strict_causal && is_sorted(x);
+    rank_rows(x, &x->keys, rect->k0, rect->nk, 1);
+    rank_rows(x, &x->queries, rect->q0, rect->nq, !strict);
+    sort_rows(x, x->korder, x->keys.bucket, rect->k0, rect->nk);
+    sort_rows(x, x->qorder, x->queries.bucket, rect->q0, rect->nq);
     for (int64_t i = 0; i < rect->nq; i++)
-        x->run[i] = x->params->strict_causal && is_sorted(x)
-                        ? strict_run(x, rect, x->qbucket[x->qorder[i]])
-                        : paper_run(x, rect, i);
+        x->run[i] = strict ? strict_run(x, rect, x->queries.bucket[x->qorder[i]])
+                           : paper_run(x, rect, i);
+}
+
+/* Lists the rows of run t in sorted order; returns how many they are. */
+static int64_t list_rows(head *x, const ha_rect *rect, int64_t t)
+{
+    int64_t n = 0;
+    for (int64_t place = 0; place < rect->nq; place++)
+        if (x->run[place] == t)
+            x->members[n++] = x->qorder[place];
+    return n;
+}
+
+/* Running sums of the keys' |v|^2, which the library keeps in f32. */
+static void sum_mass(head *x, const ha_rect *rect)
+{
     double sum = 0;
-    for (int64_t p = 0; p < rect->nk; p++)
-        x->mass[p] = sum += (double)(float)norm(x, x->korder[p]);
+    for (int64_t place = 0; place < rect->nk; place++) {
+        const double *v = x->v + x->korder[place] * x->dv;
+        double norm = 0;
+        for (int64_t c = 0; c < x->dv; c++)
+            norm += v[c] * v[c];
+        x->mass[place] = sum += (double)(float)norm;
+    }
 }
 
 /* ---- columns ------------------------------------------------------------------------------- */
+
+/* Of the head among those of all sequences. */
+static uint32_t number(const head *x)
+{
+    return (uint32_t)(x->b * x->t->full.nheads + x->h);
+}
 
 /* Whether block id is one of the exact blocks of run t. */
 static int is_listed(const head *x, const ha_rect *rect, int64_t t, int64_t id)
@@ -270,44 +274,42 @@ static int is_listed(const head *x, const ha_rect *rect, int64_t t, int64_t id)
 }
 
 /* The sampler of run t, with its blocks in ids; lists the exact columns on the way. */
-static ha_sampler sampler_of(head *x, const ha_rect *rect, int64_t t, int64_t *ids)
+static ha_sampler sampler_of(head *x, const ha_rect *rect, int64_t t, int64_t draws, int64_t *ids)
 {
     const hyperattn_params *p = x->params;
     ha_blocks blocks = {.block = ids, .width = p->block_mask ? p->block_mask->key_block
                                                              : p->block_size,
                         .origin = p->block_mask ? rect->k0 : 0, .total = rect->nk};
-    x->nexact = 0;
+    x->exact.n = 0;
     for (int64_t place = 0, before = -1; place < rect->nk; place++) {
         int64_t id = (place + blocks.origin) / blocks.width;
         if (!is_listed(x, rect, t, id))
             continue;
-        x->exact[x->nexact++] = (column){x->korder[place], 0};
+        add(&x->exact, x->korder[place], 0);
         if (id != before)
             ids[blocks.n++] = before = id;
     }
-    ha_sampler s = {.exact = blocks, .outside = rect->nk - x->nexact, .draws = p->sample_size,
+    ha_sampler s = {.exact = blocks, .outside = rect->nk - x->exact.n, .draws = draws,
                     .mass = p->sampling == HYPERATTN_VNORM ? x->mass : NULL, .seed = p->seed,
-                    .head = (uint32_t)(x->b * x->t->full.nheads + x->h),
-                    .rect = (uint32_t)(rect - x->layout->rects), .block = (uint32_t)t};
+                    .head = number(x), .rect = (uint32_t)(rect - x->layout->rects),
+                    .block = (uint32_t)t};
     for (int part = 0; part < 2; part++)
         for (int64_t j = rect->exact[part][0]; j < rect->exact[part][1]; j++)
-            x->exact[x->nexact++] = (column){j, 0};
+            add(&x->exact, j, 0);
     return s;
 }
 
-/* draws < 0: as many as the params say. */
 static void list_columns(head *x, const ha_rect *rect, int64_t t, int64_t draws)
 {
     int64_t *ids = zeros(rect->nk, sizeof *ids);
-    ha_sampler s = sampler_of(x, rect, t, ids);
-    if (draws >= 0)
-        s.draws = draws;
+    ha_sampler s = sampler_of(x, rect, t, draws, ids);
     int64_t n = s.draws < s.outside ? s.draws : s.outside;
     uint32_t *position = zeros(n, sizeof *position);
     float *weight = zeros(n, sizeof *weight);
-    x->nsampled = ha_sample(&s, 0, n, position, weight);
-    for (int64_t i = 0; i < x->nsampled; i++)
-        x->sampled[i] = (column){x->korder[position[i]], (double)weight[i] * log(2)};
+    n = ha_sample(&s, 0, n, position, weight);
+    x->sampled.n = 0;
+    for (int64_t i = 0; i < n; i++)
+        add(&x->sampled, x->korder[position[i]], (double)weight[i] * log(2));
     free(ids);
     free(position);
     free(weight);
@@ -315,40 +317,29 @@ static void list_columns(head *x, const ha_rect *rect, int64_t t, int64_t draws)
 
 /* ---- Algorithm 2's tau, cap and floor ------------------------------------------------------ */
 
-/* The largest row sum over all keys outside the exact columns, of rows [first, first + n) of run t
- * in sorted order. */
-static double largest_sum(head *x, const ha_rect *rect, int64_t t, int64_t first, int64_t n)
+static double sampled_sum(const head *x, int64_t i)
 {
-    double largest = 0;
-    list_columns(x, rect, t, rect->nk);
-    for (int64_t place = 0, in_run = 0; place < rect->nq; place++) {
-        if (x->run[place] != t)
-            continue;
-        if (in_run >= first && in_run < first + n) {
-            double sum = 0;
-            for (int64_t c = 0; c < x->nsampled; c++)
-                sum += exp(score(x, x->qorder[place], x->sampled[c].key));
-            largest = fmax(largest, sum);
-        }
-        in_run++;
-    }
-    return largest;
+    double sum = 0;
+    for (const entry *e = x->sampled.entries; e < x->sampled.entries + x->sampled.n; e++)
+        sum += exp(score(x, i, e->key));
+    return sum;
 }
 
-/* As many tiles of br rows as sample_size rows take, at random places of random runs. */
+/* The largest row sum over all keys outside the exact columns: of as many tiles of br rows as
+ * sample_size rows take, at random places of random runs. */
 static double tau_of(head *x, const ha_rect *rect)
 {
-    int64_t br = x->cpu->arith->br, tiles = (x->params->sample_size + br - 1) / br;
+    int64_t br = x->br, tiles = (x->params->sample_size + br - 1) / br;
     double tau = 0;
     for (int64_t tile = 0; tile < tiles; tile++) {
         ha_words w = ha_philox(x->params->seed, (uint32_t)tile, 0,
                                HA_STREAM_TAU_ROWS + 8 * (uint32_t)(rect - x->layout->rects),
-                               (uint32_t)(x->b * x->t->full.nheads + x->h));
-        int64_t t = ha_below(w.w[0], (uint32_t)rect->nblocks), in_run = 0;
-        for (int64_t place = 0; place < rect->nq; place++)
-            in_run += x->run[place] == t;
-        int64_t n = in_run < br ? in_run : br;
-        tau = fmax(tau, largest_sum(x, rect, t, ha_below(w.w[1], (uint32_t)(in_run - n + 1)), n));
+                               number(x));
+        int64_t t = ha_below(w.w[0], (uint32_t)rect->nblocks), all = list_rows(x, rect, t);
+        int64_t n = all < br ? all : br, first = ha_below(w.w[1], (uint32_t)(all - n + 1));
+        list_columns(x, rect, t, rect->nk);
+        for (int64_t i = first; i < first + n; i++)
+            tau = fmax(tau, sampled_sum(x, x->members[i]));
     }
     return tau;
 }
@@ -358,25 +349,24 @@ static double tau_of(head *x, const ha_rect *rect)
 /* Row i of the current run. floor is tau / kappa, or -1 without a cap. */
 static void attend_row(head *x, const ha_rect *rect, int64_t i, double floor)
 {
-    double exact_sum = 0, sampled_sum = 0, cap = INFINITY;
-    for (int64_t c = 0; c < x->nexact; c++) {
-        double s = score(x, i, x->exact[c].key);
+    double exact_sum = 0, rest = 0, cap = INFINITY;
+    for (const entry *e = x->exact.entries; e < x->exact.entries + x->exact.n; e++) {
+        double s = score(x, i, e->key);
         exact_sum += exp(s);
-        add_entry(x, i, x->exact[c].key, s);
+        add(&x->rows[i], e->key, s);
     }
     if (floor >= 0)
         cap = log((exact_sum + floor) / fmax(1, log((double)rect->nk)));
-    for (int64_t c = 0; c < x->nsampled; c++) {
-        double s = score(x, i, x->sampled[c].key) + x->sampled[c].log_weight;
-        x->counts->weighted += x->sampled[c].log_weight != 0;
+    for (const entry *e = x->sampled.entries; e < x->sampled.entries + x->sampled.n; e++) {
+        double s = score(x, i, e->key) + e->log;
+        x->counts->weighted += e->log != 0;
         x->counts->capped += s > cap;
-        s = fmin(s, cap);
-        sampled_sum += exp(s);
-        add_entry(x, i, x->sampled[c].key, s);
+        rest += exp(fmin(s, cap));
+        add(&x->rows[i], e->key, fmin(s, cap));
     }
-    x->counts->exact += x->nexact;
-    if (sampled_sum < floor) {
-        add_entry(x, i, -1, log(floor - sampled_sum));
+    x->counts->exact += x->exact.n;
+    if (rest < floor) {
+        add(&x->rows[i], x->nk, log(floor - rest));
         x->counts->floored++;
     }
 }
@@ -384,12 +374,14 @@ static void attend_row(head *x, const ha_rect *rect, int64_t i, double floor)
 static void attend_rect(head *x, const ha_rect *rect)
 {
     order_rect(x, rect);
+    sum_mass(x, rect);
+    if (x->counts->ambiguous)
+        return;
     double floor = x->params->kappa_cap > 0 ? tau_of(x, rect) / (double)x->params->kappa_cap : -1;
     for (int64_t t = 0; t < rect->nblocks; t++) {
-        list_columns(x, rect, t, -1);
-        for (int64_t place = 0; place < rect->nq; place++)
-            if (x->run[place] == t)
-                attend_row(x, rect, x->qorder[place], floor);
+        list_columns(x, rect, t, x->params->sample_size);
+        for (int64_t i = 0, n = list_rows(x, rect, t); i < n; i++)
+            attend_row(x, rect, x->members[i], floor);
     }
 }
 
@@ -397,7 +389,7 @@ static void attend_leaf(head *x, const ha_leaf *leaf)
 {
     for (int64_t i = leaf->q0; i < leaf->q0 + leaf->nq; i++)
         for (int64_t j = leaf->k0; j < x->nk && tensors_sees(x->t, x->b, i, j); j++) {
-            add_entry(x, i, j, score(x, i, j));
+            add(&x->rows[i], j, score(x, i, j));
             x->counts->leaf++;
         }
 }
@@ -414,35 +406,42 @@ static double log_sum(const entry *entries, int64_t n)
     return n ? top + log(sum) : top;
 }
 
+/* a_k of oracle.h */
+static double slack(const head *x, int64_t i, int64_t key)
+{
+    double size = 0;
+    for (int64_t c = 0; c < x->d; c++)
+        size += fabs(x->q[i * x->d + c] * x->k[key * x->d + c]);
+    return 4 * (double)x->t->full.softmax_scale * size;
+}
+
 static void finish_row(oracle *o, const head *x, int64_t i)
 {
-    int64_t at = tensors_row(x->t, x->b, x->h, i);
-    const row *from = &x->rows[i];
+    int64_t at = tensors_row(x->t, x->b, x->h, i), n = x->rows[i].n;
+    const entry *entries = x->rows[i].entries;
     double *out = o->out + at * o->dv, *slip = o->slip + at * o->dv;
-    o->lse[at] = log_sum(from->entries, from->n);
-    o->nkeys[at] = (int64_t)sqrt((double)from->n);
-    for (int64_t e = 0; e < from->n; e++)
-        for (int64_t c = 0; c < o->dv && from->entries[e].key >= 0; c++)
-            out[c] += exp(from->entries[e].log - o->lse[at]) * x->v[from->entries[e].key * x->dv + c];
-    for (int64_t e = 0; e < from->n; e++) {
-        int64_t key = from->entries[e].key;
-        double p = exp(from->entries[e].log - o->lse[at]), slack = 0;
-        for (int64_t c = 0; c < x->d && key >= 0; c++)
-            slack += fabs(x->q[i * x->d + c] * x->k[key * x->d + c]);
-        slack *= 4 * (double)x->t->full.softmax_scale;
-        o->lse_slip[at] += p * slack;
+    o->lse[at] = log_sum(entries, n);
+    o->nkeys[at] = (int64_t)sqrt((double)n);
+    for (int64_t e = 0; e < n; e++) {
+        double p = exp(entries[e].log - o->lse[at]);
+        for (int64_t c = 0; c < o->dv; c++)
+            out[c] += p * x->v[entries[e].key * x->dv + c];
+    }
+    for (int64_t e = 0; e < n; e++) {
+        double p = exp(entries[e].log - o->lse[at]), a = slack(x, i, entries[e].key);
+        o->lse_slip[at] += p * a;
         for (int64_t c = 0; c < o->dv; c++) {
-            double v = key >= 0 ? x->v[key * x->dv + c] : 0;
-            slip[c] += p * (fabs(v) + fabs(v - out[c]) * slack);
+            double v = x->v[entries[e].key * x->dv + c];
+            slip[c] += p * (fabs(v) + fabs(v - out[c]) * a);
         }
     }
 }
 
 /* x as it is after a store in the type. */
-static double stored(double value, hyperattn_dtype dtype)
+static double stored(double x, hyperattn_dtype dtype)
 {
     uint16_t low;
-    element_put(&low, 0, dtype, value);
+    element_put(&low, 0, dtype, x);
     return element_get(&low, 0, dtype);
 }
 
@@ -450,18 +449,18 @@ static double stored(double value, hyperattn_dtype dtype)
 static double plain_error(const oracle *o, const head *x, int64_t i)
 {
     hyperattn_dtype dtype = x->t->full.dtype;
-    row *from = &x->rows[i];
-    int64_t at = tensors_row(x->t, x->b, x->h, i);
+    entry *entries = x->rows[i].entries;
+    int64_t at = tensors_row(x->t, x->b, x->h, i), n = x->rows[i].n;
     double worst = 0;
-    for (int64_t e = 0; e < from->n; e++)
-        from->entries[e].log = stored(from->entries[e].log, dtype);
-    double lse = log_sum(from->entries, from->n);
+    for (int64_t e = 0; e < n; e++)
+        entries[e].log = stored(entries[e].log, dtype);
+    double lse = log_sum(entries, n);
+    for (int64_t e = 0; e < n; e++)
+        entries[e].log = stored(exp(entries[e].log - lse), dtype); /* the weight itself now */
     for (int64_t c = 0; c < o->dv; c++) {
         double sum = 0;
-        for (int64_t e = 0; e < from->n; e++)
-            if (from->entries[e].key >= 0)
-                sum += stored(exp(from->entries[e].log - lse), dtype) *
-                       x->v[from->entries[e].key * x->dv + c];
+        for (int64_t e = 0; e < n; e++)
+            sum += entries[e].log * x->v[entries[e].key * x->dv + c];
         worst = fmax(worst, fabs(stored(sum, dtype) - o->out[at * o->dv + c]));
     }
     return worst;
@@ -480,8 +479,8 @@ oracle hyper_oracle(const tensors *t, const hyperattn_plan *plan, hyper_counts *
         for (int64_t h = 0; h < t->full.nheads; h++) {
             head x = head_new(t, plan, b, h);
             x.counts = counts;
-            if (is_sorted(&x))
-                hash_all(&x);
+            project(&x, &x.queries, x.q, x.nq);
+            project(&x, &x.keys, x.k, x.nk);
             for (int64_t r = 0; r < x.layout->nrects; r++)
                 attend_rect(&x, &x.layout->rects[r]);
             for (int64_t f = 0; f < x.layout->nleaves; f++)

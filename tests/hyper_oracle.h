@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * HyperAttention in float64, with the hashes and samples of a plan: what hyperattn_forward computes,
- * to rounding. Directions, the layout of Algorithm 4 and the draws of the sampler are the library's
- * own, and tested elsewhere; projections, buckets, orders, runs, exact columns, cap, floor and
- * softmax are done again, in plain loops.
+ * HyperAttention in float64, with the hashes and samples of a plan: what hyperattn_forward
+ * computes, to rounding. Directions, the layout of Algorithm 4 and the draws of the sampler are the
+ * library's own, and tested elsewhere; projections, buckets, orders, runs, exact columns, cap,
+ * floor and softmax are done again, in plain loops.
  */
 #ifndef HYPER_ORACLE_H
 #define HYPER_ORACLE_H

@@ -17,7 +17,7 @@ typedef struct attend_shape {
     int rows, head_dim, dv;
     int chunks, keys[TILE_CHUNKS];
     placement at;
-    int kind;
+    int kind, slope;
 } attend_shape;
 
 static void start(const attend_shape *s, rng *r)
@@ -93,7 +93,7 @@ void kern_attend_shapes(const kern_run *run)
         s.dv = 1 + s.keys[0] % 80;
         try_attend(run, plain_case, &s, "");
     }
-    s = (attend_shape){own_dtype(run), a->br, 128, 128, 1, {a->bc}, AT_END, 0};
+    s = (attend_shape){own_dtype(run), a->br, 128, 128, 1, {a->bc}, AT_END, 0, 0};
     try_attend(run, plain_case, &s, "whole tile, ");
     s.dv = 0;
     try_attend(run, plain_case, &s, "no values, ");
@@ -109,16 +109,15 @@ static void limit_randomly(rng *r)
         problem.limit[i] = limit += (int)rng_below(r, 1 + 2 * total / problem.rows);
 }
 
-/* Row i sees keys below slope * i + kind, which may be none or more than there are. */
+/* Row i sees the keys below slope * i + kind, which may be none or more than there are. */
 static const char *limits_case(const kern_run *run, rng *r, const void *shape)
 {
     const attend_shape *s = shape;
     start(s, r);
     problem.has_limit = 1;
     problem.careful = s->kind % 2;
-    int slope = s->kind % 3;
     for (int i = 0; i < s->rows; i++)
-        problem.limit[i] = slope * i + s->kind;
+        problem.limit[i] = s->slope * i + s->kind;
     return run_and_check(run);
 }
 
@@ -160,11 +159,12 @@ void kern_attend_masks(const kern_run *run)
     const ha_arith *a = run->arith;
     attend_shape s = {.dtype = own_dtype(run), .head_dim = 24, .dv = 24, .chunks = 2,
                       .keys = {a->bc, 29}};
-    for (s.kind = -2 * a->br - 3; s.kind <= a->bc + 35; s.kind += 3) {
-        s.rows = 1 + (s.kind + 3 * a->br) * 7 % a->br;
-        s.at = (placement)((s.kind + 3 * a->br) % PLACEMENTS);
+    for (int n = 0; (s.kind = 3 * n - 2 * a->br) <= a->bc + 35; n++) {
+        s.rows = 1 + 7 * n % a->br;
+        s.slope = n % 3;
+        s.at = (placement)(n / 3 % PLACEMENTS);
         char what[64];
-        snprintf(what, sizeof what, "limits from %d, slope %d, ", s.kind, s.kind % 3);
+        snprintf(what, sizeof what, "limits from %d, slope %d, ", s.kind, s.slope);
         try_attend(run, limits_case, &s, what);
     }
     for (s.rows = 1; s.rows <= a->br; s.rows += 5) {
@@ -215,7 +215,7 @@ void kern_attend_chains(const kern_run *run)
     for (int n = 0; n < 4 * CHAINS; n++) {
         attend_shape s = {own_dtype(run), 1 + 11 * n % a->br, 1 + 13 * n % 90, 1 + 29 * n % 90,
                           TILE_CHUNKS, {1 + 31 * n % a->bc, a->bc, 1 + 17 * n % a->bc},
-                          (placement)(n % PLACEMENTS), n % CHAINS};
+                          (placement)(n % PLACEMENTS), n % CHAINS, 0};
         try_attend(run, chain_case, &s, chain_names[s.kind]);
     }
 }
@@ -249,8 +249,8 @@ static void put_extremes(void *array, int rows, rng *r)
 
 static void make_odd(int kind, rng *r)
 {
-    static const double odd[] = {INFINITY, -INFINITY, NAN}, tiny[] = {0x1p-130, -0x1p-133, 0x1p-127};
-    static const double top[] = {3e38};
+    static const double odd[] = {INFINITY, -INFINITY, NAN}, top[] = {3e38};
+    static const double tiny[] = {0x1p-130, -0x1p-133, 0x1p-127};
     int total = tile_total(&problem);
     int64_t nq = problem.rows * problem.head_dim, nk = total * problem.head_dim;
     int64_t nv = total * problem.dv;
@@ -289,7 +289,7 @@ static const char *odd_case(const kern_run *run, rng *r, const void *shape)
     return run_and_check(run);
 }
 
-/* An Inf or NaN in one row of q changes no bit of another row, and a NaN makes all of its own NaN. */
+/* An Inf or NaN in one row of q changes no bit of another row, and NaN makes all its own NaN. */
 static const char *query_case(const kern_run *run, rng *r, const void *shape)
 {
     const attend_shape *s = shape;
@@ -318,7 +318,7 @@ void kern_attend_odd(const kern_run *run)
     for (int n = 0; n < 8 * ODDS; n++) {
         attend_shape s = {own_dtype(run), 1 + 11 * n % a->br, 2 + 13 * n % 70, 1 + 29 * n % 70, 2,
                           {1 + 37 * n % a->bc, 1 + 17 * n % a->bc, 0},
-                          (placement)(n % PLACEMENTS), n % ODDS};
+                          (placement)(n % PLACEMENTS), n % ODDS, 0};
         int in_q = s.kind == QUERY_NAN || s.kind == QUERY_INF;
         try_attend(run, in_q ? query_case : odd_case, &s, odd_names[s.kind]);
     }

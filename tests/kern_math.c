@@ -163,7 +163,8 @@ static const char *project_case(const kern_run *run, rng *r, const void *arg)
     const ha_arith *a = run->arith;
     static float rows[64 * 256], directions[HA_MAX_PROJS * 256];
     ha_rows x = {gauss_rows(s->rows * s->head_dim, r, rows), s->head_dim, NULL, 0, HYPERATTN_F32};
-    ha_rows g = {gauss_rows(s->r * s->head_dim, r, directions), s->head_dim, NULL, 0, HYPERATTN_F32};
+    ha_rows g = {gauss_rows(s->r * s->head_dim, r, directions), s->head_dim, NULL, 0,
+                 HYPERATTN_F32};
     int64_t ld = ha_round_up(s->r, a->lanes) + rng_below(r, 3);
     guarded tile = kern_floats(ha_round_up(s->rows, a->mr) * ha_ldq(a, s->head_dim), s->at);
     guarded panel = guarded_new(ha_k_bytes(a, s->r, s->head_dim), s->at);
@@ -193,8 +194,8 @@ void kern_project(const kern_run *run)
 {
     for (int d = 0; d < KERN_DIMS; d++)
         for (int at = 0; at < PLACEMENTS; at++) {
-            project_shape s = {1 + (7 * d + at) % 48, kern_dims[d], 1 + (5 * d + 3 * at) % HA_MAX_PROJS,
-                               (placement)at};
+            project_shape s = {1 + (7 * d + at) % 48, kern_dims[d],
+                               1 + (5 * d + 3 * at) % HA_MAX_PROJS, (placement)at};
             try_project(run, &s);
         }
     for (int n = 1; n <= 48; n++) {

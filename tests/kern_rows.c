@@ -203,7 +203,7 @@ static void spoil(source *s, rng *r)
     guarded_read_only(&s->data);
 }
 
-/* Every unit of the pack: the chunk's, from vfirst on, and those around, which stay as they were. */
+/* Every unit of the pack: the chunk's, from vfirst on, and those around, which stay the same. */
 static const char *check_v(const ha_arith *a, const source *s, const uint32_t *v, int64_t vpanel,
                            int64_t vfirst)
 {
@@ -257,7 +257,8 @@ static void try_rows(const kern_run *run, kern_case *verify, const rows_shape *s
 }
 
 /* All widths at the row counts where tails begin and end, and all row counts at two widths. */
-static void sweep(const kern_run *run, kern_case *verify, hyperattn_dtype dtype, int block, int most)
+static void sweep(const kern_run *run, kern_case *verify, hyperattn_dtype dtype, int block,
+                  int most)
 {
     const int counts[] = {1, block - 1, block, block + 1, 2 * block, most};
     rows_shape s = {.dtype = dtype};

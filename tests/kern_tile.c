@@ -37,13 +37,35 @@ typedef struct tile_memory {
     guarded g[BUFFERS];
     ha_tile tile;
     int64_t padded; /* rows */
-    int dv, padded_dv;
+    int padded_dv;
 } tile_memory;
+
+/* Accumulators and the pack of values. Odd row counts get accumulators with a gap between rows. */
+static void values_new(const tile_problem *p, tile_memory *mem)
+{
+    ha_tile *t = &mem->tile;
+    t->ldacc = mem->padded_dv + (p->rows % 2 ? 5 : 0);
+    mem->g[ACC] = kern_floats(mem->padded * t->ldacc, p->at);
+    mem->g[V] = kern_floats(t->vpanel * mem->padded_dv, p->at);
+    t->acc = (float *)mem->g[ACC].data;
+    t->v = mem->g[V].data;
+    for (int64_t i = 0; i < mem->padded; i++)
+        memset(t->acc + i * t->ldacc, 0, (size_t)mem->padded_dv * sizeof *t->acc);
+}
+
+static void caps_new(const tile_problem *p, tile_memory *mem)
+{
+    mem->g[CAP] = kern_floats(mem->padded, p->at);
+    for (int64_t i = 0; i < mem->padded; i++)
+        ((float *)mem->g[CAP].data)[i] = i < p->rows ? p->cap[i] : 0;
+    mem->tile.cap = (const float *)mem->g[CAP].data;
+    guarded_read_only(&mem->g[CAP]);
+}
 
 static tile_memory memory_new(const kern_run *run, const tile_problem *p)
 {
     const ha_arith *a = run->arith;
-    tile_memory mem = {.padded = ha_round_up(p->rows, a->mr), .dv = p->dv};
+    tile_memory mem = {.padded = ha_round_up(p->rows, a->mr)};
     mem.padded_dv = (int)ha_padded_dv(a, p->dv);
     ha_tile *t = &mem.tile;
     *t = (ha_tile){.rows = p->rows, .head_dim = p->head_dim, .dv = p->dv, .scale = p->scale,
@@ -60,27 +82,15 @@ static tile_memory memory_new(const kern_run *run, const tile_problem *p)
         t->m[i] = -INFINITY;
         t->l[i] = 0;
     }
-    for (int t0 = 0; t0 < p->chunks; t0++)
-        t->vpanel += ha_round_up(p->keys[t0], a->nr) / a->pair;
-    if (p->dv > 0) {
-        t->ldacc = mem.padded_dv + (p->rows % 2 ? 5 : 0);
-        mem.g[ACC] = kern_floats(mem.padded * t->ldacc, p->at);
-        mem.g[V] = kern_floats(t->vpanel * mem.padded_dv, p->at);
-        t->acc = (float *)mem.g[ACC].data;
-        t->v = mem.g[V].data;
-        for (int64_t i = 0; i < mem.padded; i++)
-            memset(t->acc + i * t->ldacc, 0, (size_t)mem.padded_dv * sizeof *t->acc);
-    }
+    for (int n = 0; n < p->chunks; n++)
+        t->vpanel += ha_round_up(p->keys[n], a->nr) / a->pair;
+    if (p->dv > 0)
+        values_new(p, &mem);
     ha_rows q = {p->q, p->head_dim, NULL, 0, p->dtype};
     a->load_q(mem.g[Q].data, &q, p->rows, p->head_dim);
     guarded_read_only(&mem.g[Q]);
-    if (p->has_cap) {
-        mem.g[CAP] = kern_floats(mem.padded, p->at);
-        for (int64_t i = 0; i < mem.padded; i++)
-            ((float *)mem.g[CAP].data)[i] = i < p->rows ? p->cap[i] : 0;
-        t->cap = (const float *)mem.g[CAP].data;
-        guarded_read_only(&mem.g[CAP]);
-    }
+    if (p->has_cap)
+        caps_new(p, &mem);
     return mem;
 }
 

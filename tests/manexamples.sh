@@ -10,7 +10,8 @@ set -eu
 man=$top_srcdir/man
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-flags="-Wall -Wextra -Werror -I$top_srcdir/include"
+# -O1, after the user's level: gcc 12 for aarch64 crashes on one of the programs at -O2.
+flags="-O1 -Wall -Wextra -Werror -I$top_srcdir/include"
 failed=0
 programs=0
 

@@ -66,7 +66,7 @@ int tensors_sees(const tensors *t, int64_t b, int64_t i, int64_t j);
  * written outside out's rows, lse and the workspace. */
 const char *tensors_forward(tensors *t, hyperattn_ctx *ctx, const hyperattn_params *params);
 
-/* The same with a context for this call alone: under a ceiling (NULL: none), with nthreads. */
+/* The same with a context for this call alone: under a ceiling (as in ctx_at), with nthreads. */
 const char *tensors_run(tensors *t, const hyperattn_params *params, const char *level,
                         int nthreads);
 

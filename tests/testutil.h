@@ -75,8 +75,8 @@ int is_signalling(const void *array, int64_t index, hyperattn_dtype dtype);
 /* Names of the instruction-set levels that this build and this machine have, "ref" first. */
 int levels_here(const char *names[], int room);
 
-/* A context under a HYPERATTN_CPU ceiling (NULL: none). Returns NULL with the library's
- * last_error set if it cannot be made. The environment is as before afterwards. */
+/* A context under a HYPERATTN_CPU ceiling (NULL: the caller's, if any). Returns NULL with the
+ * library's last_error set if it cannot be made. The environment is as before afterwards. */
 hyperattn_ctx *ctx_at(const char *level, int nthreads);
 
 /* ---- counting allocator -------------------------------------------------------------------- */
