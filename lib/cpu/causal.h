@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Algorithm 4 as a flat list: a causal sequence becomes waves of unmasked rectangles, which share no
- * query row and no key within a wave, and then causal leaves. Unmasked HyperAttention is one
+ * query row within a wave, nor, but for a block mask's, a key; and then causal leaves. Unmasked HyperAttention is one
  * rectangle, exact attention one leaf.
  */
 #ifndef HA_CAUSAL_H
@@ -50,8 +50,6 @@ typedef struct ha_layout {
 
 /* Most query rows that one task holds. */
 #define HA_TASK_ROWS 256
-
-#define HA_MAX_WAVES 80
 
 /* Fills the layout of one sequence. With wave, rects and leaves NULL it only counts. */
 void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int causal);

@@ -124,6 +124,14 @@ static void sum_mass(const ha_run *run, ha_unit *u, const ha_rect *rect)
         u->mass[x] = sum += (double)u->vnorm[ha_is_sorted(run) ? u->korder[x] : x];
 }
 
+/* A block mask's rectangles all begin at the same key, and the last is the longest: its running sums
+ * are those of the others. */
+static int owns_mass(const ha_run *run, const ha_unit *u, const ha_rect *rect)
+{
+    const ha_layout *l = u->layout;
+    return !run->plan->params.block_mask || rect == &l->rects[l->wave[run->wave + 1] - 1];
+}
+
 /* Run t of n rows cut into parts runs of step rows, or near-equal ones where step is 0. */
 static int64_t run_bound(int64_t n, int64_t parts, int64_t step, int64_t t)
 {
@@ -201,7 +209,7 @@ static void sort_keys_task(void *arg, int64_t i, int thread)
     const ha_rect *rect = wave_rect(run, u, i / run->nunits);
     if (rect && ha_is_sorted(run))
         sort_keys(run, &run->scratch[thread], u, rect);
-    if (rect && u->mass)
+    if (rect && u->mass && owns_mass(run, u, rect))
         sum_mass(run, u, rect);
     ha_clock_add(run, thread, HA_STAGE_SORT, start);
 }
