@@ -17,7 +17,7 @@ typedef struct attend_shape {
     int rows, head_dim, dv;
     int chunks, keys[TILE_CHUNKS];
     placement at;
-    int kind, slope;
+    int kind, slope, capped;
 } attend_shape;
 
 static void start(const attend_shape *s, rng *r)
@@ -93,7 +93,7 @@ void kern_attend_shapes(const kern_run *run)
         s.dv = 1 + s.keys[0] % 80;
         try_attend(run, plain_case, &s, "");
     }
-    s = (attend_shape){own_dtype(run), a->br, 128, 128, 1, {a->bc}, AT_END, 0, 0};
+    s = (attend_shape){own_dtype(run), a->br, 128, 128, 1, {a->bc}, AT_END, 0, 0, 0};
     try_attend(run, plain_case, &s, "whole tile, ");
     s.dv = 0;
     try_attend(run, plain_case, &s, "no values, ");
@@ -107,6 +107,13 @@ static void limit_randomly(rng *r)
     problem.has_limit = 1;
     for (int i = 0; i < problem.rows; i++)
         problem.limit[i] = limit += (int)rng_below(r, 1 + 2 * total / problem.rows);
+}
+
+static void cap_randomly(rng *r)
+{
+    problem.has_cap = 1;
+    for (int i = 0; i < problem.rows; i++)
+        problem.cap[i] = rng_below(r, 4) ? (float)rng_gauss(r) - 1 : INFINITY;
 }
 
 /* Row i sees the keys below slope * i + kind, which may be none or more than there are. */
@@ -148,9 +155,7 @@ static const char *hidden_case(const kern_run *run, rng *r, const void *shape)
 static const char *caps_case(const kern_run *run, rng *r, const void *shape)
 {
     start(shape, r);
-    problem.has_cap = 1;
-    for (int i = 0; i < problem.rows; i++)
-        problem.cap[i] = rng_below(r, 4) ? (float)rng_gauss(r) - 1 : INFINITY;
+    cap_randomly(r);
     return run_and_check(run);
 }
 
@@ -215,7 +220,7 @@ void kern_attend_chains(const kern_run *run)
     for (int n = 0; n < 4 * CHAINS; n++) {
         attend_shape s = {own_dtype(run), 1 + 11 * n % a->br, 1 + 13 * n % 90, 1 + 29 * n % 90,
                           TILE_CHUNKS, {1 + 31 * n % a->bc, a->bc, 1 + 17 * n % a->bc},
-                          (placement)(n % PLACEMENTS), n % CHAINS, 0};
+                          (placement)(n % PLACEMENTS), n % CHAINS, 0, 0};
         try_attend(run, chain_case, &s, chain_names[s.kind]);
     }
 }
@@ -247,13 +252,16 @@ static void put_extremes(void *array, int rows, rng *r)
                     extremes[rng_below(r, COUNT(extremes))]);
 }
 
-static void make_odd(int kind, rng *r)
+static void make_odd(const attend_shape *s, rng *r)
 {
+    int kind = s->kind;
     static const double odd[] = {INFINITY, -INFINITY, NAN}, top[] = {3e38};
     static const double tiny[] = {0x1p-130, -0x1p-133, 0x1p-127};
     int total = tile_total(&problem);
     int64_t nq = problem.rows * problem.head_dim, nk = total * problem.head_dim;
     int64_t nv = total * problem.dv;
+    if (s->capped)
+        cap_randomly(r);
     if (kind == VALUE_ODD_MASKED || kind == KEY_ODD_MASKED)
         limit_randomly(r);
     switch (kind) {
@@ -285,7 +293,7 @@ static const char *odd_case(const kern_run *run, rng *r, const void *shape)
 {
     const attend_shape *s = shape;
     start(s, r);
-    make_odd(s->kind, r);
+    make_odd(s, r);
     return run_and_check(run);
 }
 
@@ -295,6 +303,8 @@ static const char *query_case(const kern_run *run, rng *r, const void *shape)
     const attend_shape *s = shape;
     double x = s->kind == QUERY_NAN ? NAN : INFINITY;
     start(s, r);
+    if (s->capped)
+        cap_randomly(r);
     const char *why = tile_run(run, &problem, &before);
     int row = (int)rng_below(r, s->rows);
     element_put(problem.q, row * s->head_dim + rng_below(r, s->head_dim), s->dtype, x);
@@ -318,9 +328,11 @@ void kern_attend_odd(const kern_run *run)
     for (int n = 0; n < 8 * ODDS; n++) {
         attend_shape s = {own_dtype(run), 1 + 11 * n % a->br, 2 + 13 * n % 70, 1 + 29 * n % 70, 2,
                           {1 + 37 * n % a->bc, 1 + 17 * n % a->bc, 0},
-                          (placement)(n % PLACEMENTS), n % ODDS, 0};
+                          (placement)(n % PLACEMENTS), n % ODDS, 0, n / ODDS % 2};
         int in_q = s.kind == QUERY_NAN || s.kind == QUERY_INF;
-        try_attend(run, in_q ? query_case : odd_case, &s, odd_names[s.kind]);
+        char what[64];
+        snprintf(what, sizeof what, "%s%s", odd_names[s.kind], s.capped ? "caps, " : "");
+        try_attend(run, in_q ? query_case : odd_case, &s, what);
     }
 }
 
@@ -343,9 +355,8 @@ static const char *mixed_case(const kern_run *run, rng *r, const void *shape)
     problem.careful = rng_below(r, 4) == 0;
     if (rng_below(r, 2))
         limit_randomly(r);
-    problem.has_cap = rng_below(r, 2) == 0;
-    for (int i = 0; i < s.rows; i++)
-        problem.cap[i] = 2 * (float)rng_gauss(r);
+    if (rng_below(r, 2))
+        cap_randomly(r);
     int holes = rng_below(r, 2) == 0;
     for (int j = 0; j < tile_total(&problem); j++)
         problem.logw[j] = holes && rng_below(r, 5) == 0 ? -INFINITY : 5 * (float)rng_gauss(r);

@@ -50,11 +50,11 @@ static score score_of(const tile_problem *p, int i, int j, int pair)
             lost += fabs(term); /* bf16 dot products take denormals as zero */
     }
     score r = {p->scale * dot + p->logw[j], 0};
-    if (p->has_cap && r.s > p->cap[i])
-        r.s = p->cap[i];
     if (isfinite(r.s))
         r.bound = U * ((p->head_dim + 4) * p->scale * size + 2 * fabs(p->logw[j])) +
                   p->scale * lost + FLOOR;
+    if (p->has_cap && r.s > p->cap[i])
+        r.s = p->cap[i];
     return r;
 }
 

@@ -85,16 +85,15 @@ static void FN(scores)(const ha_tile *t)
     }
 }
 
-/* Masks and caps one row of scores and returns its maximum. */
+/* Masks and caps one row of scores and returns its maximum. Padded keys are masked too: their score
+ * is NaN where q holds an Inf. */
 static inline float FN(row_max)(const ha_tile *t, float *s, int r, int keys)
 {
     vf top = vset1(-INFINITY);
-    if (t->limit) {
-        const vf none = top;
-        int limit = t->limit[r] < 0 ? 0 : t->limit[r];
-        for (int j = limit / VLEN * VLEN; j < keys; j += VLEN)
-            vstore(s + j, vkeep(vload(s + j), none, limit - j));
-    }
+    const vf none = top;
+    int seen = t->limit ? t->limit[r] : t->keys;
+    for (int j = (seen < 0 ? 0 : seen) / VLEN * VLEN; j < keys; j += VLEN)
+        vstore(s + j, vkeep(vload(s + j), none, seen - j));
     if (t->cap) {
         vf cap = vset1(t->cap[r]);
         for (int j = 0; j < keys; j += VLEN)
