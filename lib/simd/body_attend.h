@@ -69,9 +69,18 @@ static inline int FN(group_keys)(const ha_tile *t, int r)
     return (keys + VLEN - 1) / VLEN * VLEN;
 }
 
+/* Asks the second-level cache for part i of n of the floats at p, which are needed once block n is
+ * done: hardware prefetchers stop at a page's end, and a panel is about a page. */
+static inline void FN(prefetch_part)(const float *p, int64_t floats, int i, int n)
+{
+    for (int64_t x = floats * i / n / 16 * 16; x < floats * (i + 1) / n; x += 16)
+        __builtin_prefetch(p + x, 0, 2);
+}
+
 static void FN(scores)(const ha_tile *t)
 {
     int64_t depth = (t->head_dim + PAIR - 1) / PAIR, ldq = ha_round_up(depth, VLEN);
+    int groups = (t->rows + MR - 1) / MR;
     for (int c = 0; c < t->keys; c += NR) {
         const float *k = (const float *)t->k + c * depth;
         for (int r = 0; r < t->rows; r += MR) {
@@ -79,6 +88,7 @@ static void FN(scores)(const ha_tile *t)
             if (left <= 0)
                 continue;
             int nv = left < NR ? left / VLEN : NRV;
+            FN(prefetch_part)(k + depth * NR, depth * NR, r / MR, groups);
             BY_WIDTH(FN(score_block), nv, t, t->scratch + r * BC + c,
                      (const float *)t->q + r * ldq, k, t->logw + c)
         }
@@ -178,13 +188,21 @@ static void FN(values_carefully)(const ha_tile *t, int r)
 
 static void FN(values)(const ha_tile *t)
 {
+    int groups = (t->rows + MR - 1) / MR;
     for (int c = 0; c < t->dv; c += NR) {
-        int64_t width;
+        int64_t width, after;
         const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c, &width);
-        for (int r = 0; r < t->rows; r += MR)
+        /* the next column panel, and behind the last one the next keys of the first */
+        const float *next = c + NR < t->dv
+            ? v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c + NR, &after) + t->vfirst * after
+            : v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, 0, &after) +
+                  (t->vfirst + t->keys / PAIR) * after;
+        for (int r = 0; r < t->rows; r += MR) {
+            FN(prefetch_part)(next, t->keys / PAIR * after, r / MR, groups);
             BY_WIDTH(FN(value_block), (int)(width / VLEN), t->acc + r * t->ldacc + c, t->ldacc,
                      t->scratch + r * BC, v + t->vfirst * width, width,
                      FN(group_keys)(t, r) / PAIR)
+        }
     }
 }
 
