@@ -37,5 +37,4 @@ AC_DEFUN([HA_SANITIZER], [
         AC_MSG_ERROR([--enable-sanitizer=$enable_sanitizer does not work with $CC])])
      CFLAGS=$ha_saved_CFLAGS])
   AC_SUBST([SANITIZER_CFLAGS])
-  AM_CONDITIONAL([SANITIZER], [test -n "$SANITIZER_CFLAGS"])
 ])

@@ -55,7 +55,8 @@ need() {
     # shellcheck disable=SC2086  # words, on purpose
     $sudo env DEBIAN_FRONTEND=noninteractive sh -c '
         apt-get -q update &&
-        apt-get -q install -y --no-install-recommends "$@"' apt-get $missing >build/apt.log 2>&1 || {
+        apt-get -q install -y --no-install-recommends "$@"' \
+        apt-get $missing >build/apt.log 2>&1 || {
         tail -n 20 build/apt.log
         die "apt-get could not install:$missing"
     }
