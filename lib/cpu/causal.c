@@ -1,15 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cpu/causal.h"
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
+#include "int64.h"
 
 typedef struct builder {
     ha_layout *layout;
@@ -26,7 +18,7 @@ static int64_t blocks_of(const builder *b, const ha_rect *r)
     if (b->params->block_mask)
         return 1;
     int64_t n = b->params->heavy == HYPERATTN_HEAVY_NONE ? r->nq : r->nk;
-    return max64(1, (n + b->params->block_size - 1) / b->params->block_size);
+    return ha_max(1, (n + b->params->block_size - 1) / b->params->block_size);
 }
 
 static void add_rect(builder *b, ha_rect r)
@@ -46,7 +38,7 @@ static void add_leaf(builder *b, ha_leaf leaf)
     if (b->layout->leaves)
         b->layout->leaves[b->layout->nleaves] = leaf;
     b->layout->nleaves++;
-    b->layout->max_leaf_rows = max64(b->layout->max_leaf_rows, leaf.nq);
+    b->layout->max_leaf_rows = ha_max(b->layout->max_leaf_rows, leaf.nq);
 }
 
 static void end_wave(builder *b)
@@ -54,9 +46,9 @@ static void end_wave(builder *b)
     ha_layout *l = b->layout;
     if (!b->wave_rects)
         return;
-    l->max_rects = max64(l->max_rects, b->wave_rects);
-    l->max_bounds = max64(l->max_bounds, b->bounds);
-    l->max_tasks = max64(l->max_tasks, b->tasks);
+    l->max_rects = ha_max(l->max_rects, b->wave_rects);
+    l->max_bounds = ha_max(l->max_bounds, b->bounds);
+    l->max_tasks = ha_max(l->max_tasks, b->tasks);
     l->nwaves++;
     if (l->wave)
         l->wave[l->nwaves] = l->nrects;
@@ -67,8 +59,8 @@ static void end_wave(builder *b)
 static ha_rect make_rect(const builder *b, int64_t q0, int64_t nq, int64_t k0, int64_t k1,
                          int64_t window, int first)
 {
-    int64_t sinks = max64(k0, min64(b->params->num_sinks, k1));
-    window = max64(sinks, min64(window, k1));
+    int64_t sinks = ha_max(k0, ha_min(b->params->num_sinks, k1));
+    window = ha_max(sinks, ha_min(window, k1));
     return (ha_rect){
         .q0 = q0, .nq = nq, .k0 = sinks, .nk = window - sinks,
         .exact = {{k0, sinks}, {window, k1}}, .first = first,
@@ -81,7 +73,7 @@ static ha_rect make_rect(const builder *b, int64_t q0, int64_t nq, int64_t k0, i
 static void add_rectangle(builder *b, int64_t q0, int64_t nq, int64_t k0, int64_t k1, int first,
                           int near)
 {
-    int64_t reach = min64(nq, max64(0, (int64_t)b->params->window - 1));
+    int64_t reach = ha_min(nq, ha_max(0, (int64_t)b->params->window - 1));
     if (near && reach)
         add_rect(b, make_rect(b, q0, reach, k0, k1, k1 - b->params->window + 1, first));
     if (!near && reach < nq)
@@ -91,12 +83,12 @@ static void add_rectangle(builder *b, int64_t q0, int64_t nq, int64_t k0, int64_
 /* Where [a, a + n) of the square is cut in two. */
 static int64_t half(int64_t n)
 {
-    return max64(HA_SPLIT, (n / 2 + HA_SPLIT / 2) / HA_SPLIT * HA_SPLIT);
+    return ha_max(HA_SPLIT, (n / 2 + HA_SPLIT / 2) / HA_SPLIT * HA_SPLIT);
 }
 
 static int is_leaf(const builder *b, int64_t n)
 {
-    return n <= max64(HA_SPLIT, b->params->min_seq_len);
+    return n <= ha_max(HA_SPLIT, b->params->min_seq_len);
 }
 
 /* The rectangles of one level, left to right; level < 0: the leaves. */
@@ -141,10 +133,10 @@ static void build_causal_mask(builder *b, int64_t nq)
 {
     int64_t step = b->params->block_mask->query_block;
     for (int64_t row = 0, end; row < nq; row = end) {
-        end = min64(nq, (row / step + 1) * step);
+        end = ha_min(nq, (row / step + 1) * step);
         if (end <= b->row0)
             continue;
-        int64_t q0 = max64(row, b->row0), x = q0 - b->row0;
+        int64_t q0 = ha_max(row, b->row0), x = q0 - b->row0;
         int64_t k1 = b->key0 + x / HA_SPLIT * HA_SPLIT;
         int64_t window = b->params->window ? b->key0 + x - b->params->window + 1 : k1;
         if (k1 > 0) {
@@ -161,7 +153,7 @@ static void build_full_mask(builder *b, int64_t nq, int64_t nk)
 {
     int64_t step = b->params->block_mask->query_block;
     for (int64_t row = 0; row < nq; row += step) {
-        ha_rect r = make_rect(b, row, min64(step, nq - row), 0, nk, nk, 1);
+        ha_rect r = make_rect(b, row, ha_min(step, nq - row), 0, nk, nk, 1);
         r.mask_row = row / step;
         add_rect(b, r);
     }
@@ -172,7 +164,7 @@ void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int caus
 {
     int64_t nq = layout->nq, nk = layout->nk;
     builder b = {
-        .layout = layout, .params = params, .row0 = max64(0, nq - nk), .key0 = max64(0, nk - nq),
+        .layout = layout, .params = params, .row0 = ha_max(0, nq - nk), .key0 = ha_max(0, nk - nq),
     };
     layout->nrects = layout->nleaves = layout->nwaves = 0;
     layout->key0 = b.key0;

@@ -10,13 +10,9 @@
 #include "cpu/exact_blas.h"
 #include "cpu/hyper.h"
 #include "cpu/merge.h"
+#include "int64.h"
 #include "parallel.h"
 #include "status.h"
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 /* Tasks that a thread should find between two barriers. */
 #define TASKS_PER_THREAD 16
@@ -46,14 +42,14 @@ static hyperattn_status build_layout(const hyperattn_plan *plan, ha_layout *l)
 
 static void keep_largest(ha_layout *max, const ha_layout *l)
 {
-    max->nq = max64(max->nq, l->nq);
-    max->nk = max64(max->nk, l->nk);
-    max->nleaves = max64(max->nleaves, l->nleaves);
-    max->nwaves = (int)max64(max->nwaves, l->nwaves);
-    max->max_rects = max64(max->max_rects, l->max_rects);
-    max->max_bounds = max64(max->max_bounds, l->max_bounds);
-    max->max_tasks = max64(max->max_tasks, l->max_tasks);
-    max->max_leaf_rows = max64(max->max_leaf_rows, l->max_leaf_rows);
+    max->nq = ha_max(max->nq, l->nq);
+    max->nk = ha_max(max->nk, l->nk);
+    max->nleaves = ha_max(max->nleaves, l->nleaves);
+    max->nwaves = (int)ha_max(max->nwaves, l->nwaves);
+    max->max_rects = ha_max(max->max_rects, l->max_rects);
+    max->max_bounds = ha_max(max->max_bounds, l->max_bounds);
+    max->max_tasks = ha_max(max->max_tasks, l->max_tasks);
+    max->max_leaf_rows = ha_max(max->max_leaf_rows, l->max_leaf_rows);
 }
 
 static hyperattn_status build_layouts(const hyperattn_plan *plan, ha_cpu_plan *cpu)
@@ -132,12 +128,12 @@ static void carve_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu
 {
     const hyperattn_problem *p = &plan->problem;
     const ha_arith *a = cpu->arith, *f32 = &plan->ctx->kernels->f32;
-    int64_t rows = ha_task_rows_padded(a), wide = max64(p->head_dim, p->head_dim_v);
+    int64_t rows = ha_task_rows_padded(a), wide = ha_max(p->head_dim, p->head_dim_v);
     int64_t directions = HA_MAX_PROJS * p->head_dim; /* made in acc */
     s->q = ha_carve(c, rows * ha_round_up(wide, f32->lanes), sizeof(float));
     s->m = ha_carve(c, rows, sizeof *s->m);
     s->l = ha_carve(c, rows, sizeof *s->l);
-    s->acc = ha_carve(c, max64(rows * cpu->ldacc, directions), sizeof *s->acc);
+    s->acc = ha_carve(c, ha_max(rows * cpu->ldacc, directions), sizeof *s->acc);
     s->cap = ha_carve(c, rows, sizeof *s->cap);
     s->block_sum = ha_carve(c, rows, sizeof *s->block_sum);
     s->inv = ha_carve(c, rows, sizeof *s->inv);
@@ -181,7 +177,7 @@ static size_t carve(void *base, const hyperattn_plan *plan, const ha_cpu_plan *c
 /* Units in flight: enough for every thread to find work, no more, to keep the workspace small. */
 static int64_t units_in_flight(const hyperattn_plan *plan, const ha_cpu_plan *cpu)
 {
-    int64_t tasks = max64(1, cpu->max.nq / HA_TASK_ROWS) * cpu->group;
+    int64_t tasks = ha_max(1, cpu->max.nq / HA_TASK_ROWS) * cpu->group;
     int64_t wanted = (TASKS_PER_THREAD * (int64_t)plan->ctx->nthreads + tasks - 1) / tasks;
     return wanted < cpu->units ? wanted : cpu->units;
 }

@@ -5,15 +5,11 @@
 
 #include "cpu/clock.h"
 #include "cpu/state.h"
+#include "int64.h"
 #include "parallel.h"
 
 /* Keys that one packing task takes. */
 #define PACK_KEYS 512
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void pack_task(void *arg, int64_t i, int thread)
 {
@@ -27,9 +23,9 @@ static void pack_task(void *arg, int64_t i, int thread)
     if (first >= n)
         return;
     int64_t depth = ha_units(a, p->head_dim), vpanel = ha_round_up(n, a->nr) / a->pair;
-    int64_t end = min64(n, first + PACK_KEYS);
+    int64_t end = ha_min(n, first + PACK_KEYS);
     for (int64_t x = first; x < end; x += HA_SPLIT) {
-        int64_t keys = min64(HA_SPLIT, end - x);
+        int64_t keys = ha_min(HA_SPLIT, end - x);
         ha_rows k = u->k, v = u->v;
         k.first = v.first = u->layout->key0 + x;
         a->pack_k((float *)u->kpack + x * depth, &k, keys, p->head_dim);
@@ -85,7 +81,7 @@ static void attend_rows(const ha_run *run, const slice *sl, ha_scratch *s, int64
     const hyperattn_problem *p = &run->plan->problem;
     const ha_arith *a = run->cpu->arith;
     const ha_unit *u = sl->unit;
-    int64_t rows = min64(a->br, sl->rows - r), pad = ha_round_up(rows, a->mr);
+    int64_t rows = ha_min(a->br, sl->rows - r), pad = ha_round_up(rows, a->mr);
     int64_t depth = ha_units(a, p->head_dim), packed = u->layout->nk - u->layout->key0;
     /* limits of the first and last row, counted from the chunk's first key */
     int64_t low = sl->last + sl->slope * r - u->layout->key0 - x;
@@ -100,7 +96,7 @@ static void attend_rows(const ha_run *run, const slice *sl, ha_scratch *s, int64
         .vfirst = x / a->pair,
         .logw = s->logw,
         .rows = (int)rows,
-        .keys = (int)min64(keys, high),
+        .keys = (int)ha_min(keys, high),
         .head_dim = (int)p->head_dim,
         .dv = (int)p->head_dim_v,
         .scale = p->softmax_scale * HA_LOG2E,
@@ -112,7 +108,7 @@ static void attend_rows(const ha_run *run, const slice *sl, ha_scratch *s, int64
     };
     if (low < keys) {
         for (int64_t i = 0; i < pad; i++)
-            s->limit[i] = (int32_t)(low + sl->slope * min64(i, rows - 1));
+            s->limit[i] = (int32_t)(low + sl->slope * ha_min(i, rows - 1));
         tile.limit = s->limit;
         tile.careful = is_careful(u, x, keys);
     }
@@ -125,7 +121,7 @@ static void attend_slice(const ha_run *run, const slice *sl, ha_scratch *s)
     int64_t begin = sl->key0 - sl->unit->layout->key0;
     int64_t end = sl->last + sl->slope * (sl->rows - 1) - sl->unit->layout->key0;
     for (int64_t x = begin; x < end; x += a->bc) {
-        int64_t keys = min64(a->bc, sl->unit->layout->nk - sl->unit->layout->key0 - x);
+        int64_t keys = ha_min(a->bc, sl->unit->layout->nk - sl->unit->layout->key0 - x);
         for (int64_t j = 0; j < a->bc; j++)
             s->logw[j] = j < keys ? 0 : -INFINITY;
         for (int64_t r = 0; r < sl->rows; r += a->br)
@@ -175,7 +171,7 @@ static void leaf_task(void *arg, int64_t i, int thread)
         .unit = u,
         .head = head,
         .row0 = leaf->q0 + row,
-        .rows = min64(step, leaf->nq - row),
+        .rows = ha_min(step, leaf->nq - row),
         .key0 = leaf->k0,
         .last = causal ? leaf->q0 + row + u->layout->nk - u->layout->nq + 1 : u->layout->nk,
         .slope = causal,

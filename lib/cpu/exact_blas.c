@@ -10,6 +10,7 @@
 
 #include "cpu/clock.h"
 #include "cpu/state.h"
+#include "int64.h"
 #include "parallel.h"
 
 /* The scratch's tile holds the scores, then two copies of acc. */
@@ -28,11 +29,6 @@ int ha_exact_blas_serves(const hyperattn_plan *plan)
     return plan->ctx->kernels == &ha_kernels_ref && plan->params.method == HYPERATTN_EXACT;
 }
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Rows of one query head against one chunk of keys; buffers are those of the scratch, rows of
  * width d or dv. */
 typedef struct chunk {
@@ -46,7 +42,7 @@ typedef struct chunk {
 static int64_t keys_of(const chunk *c, int64_t i)
 {
     int64_t keys = c->limit + c->slope * i;
-    return keys < 0 ? 0 : min64(keys, c->keys);
+    return keys < 0 ? 0 : ha_min(keys, c->keys);
 }
 
 /* Online softmax of row i of the scores, in the log2 domain. */
@@ -170,13 +166,13 @@ static void attend_rows(ha_run *run, ha_unit *u, int64_t head, int64_t row0, int
     ha_scratch *s = &run->scratch[0];
     int64_t nk = u->layout->nk, causal = p->causal;
     int64_t last = causal ? row0 + nk - u->layout->nq + 1 : nk; /* keys of the first row */
-    int64_t end = min64(nk, last + causal * (rows - 1));
+    int64_t end = ha_min(nk, last + causal * (rows - 1));
     ha_rows q = u->q[head], k = u->k, v = u->v;
     q.first = row0;
     run->cpu->arith->load_q(s->q, &q, rows, p->head_dim);
     ha_state_clear(run, s, rows);
     for (int64_t x = 0; x < end; x += HA_TASK_KEYS) {
-        const chunk c = {run, s, rows, min64(HA_TASK_KEYS, end - x), last - x, causal};
+        const chunk c = {run, s, rows, ha_min(HA_TASK_KEYS, end - x), last - x, causal};
         k.first = v.first = x;
         run->cpu->arith->load_q(s->kpack, &k, c.keys, p->head_dim);
         run->cpu->arith->load_q(s->vpack, &v, c.keys, p->head_dim_v);
@@ -192,7 +188,7 @@ void ha_exact_blas(ha_run *run)
         ha_unit *u = &run->units[i];
         for (int64_t head = 0; head < run->cpu->group; head++)
             for (int64_t row = 0; row < u->layout->nq; row += HA_TASK_ROWS)
-                attend_rows(run, u, head, row, min64(HA_TASK_ROWS, u->layout->nq - row));
+                attend_rows(run, u, head, row, ha_min(HA_TASK_ROWS, u->layout->nq - row));
     }
     ha_clock_add(run, 0, HA_STAGE_LEAF, start);
 }

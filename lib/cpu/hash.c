@@ -9,15 +9,11 @@
 #include "cpu/hyper.h"
 #include "cpu/lsh.h"
 #include "cpu/sort.h"
+#include "int64.h"
 #include "parallel.h"
 
 /* Rows that one hashing task takes. */
 #define HASH_ROWS 1024
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Projects rows [first, end) of a tensor. */
 static void hash_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_rows rows,
@@ -26,7 +22,7 @@ static void hash_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_row
     const hyperattn_problem *p = &run->plan->problem;
     const ha_kernels *kernels = ha_run_kernels(run);
     for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
-        int64_t n = min64(HA_TASK_ROWS, end - x);
+        int64_t n = ha_min(HA_TASK_ROWS, end - x);
         rows.first = x;
         kernels->f32.load_q(s->q, &rows, n, p->head_dim);
         kernels->project(proj + x * run->cpu->ldproj, run->cpu->ldproj, s->q, u->directions, n,
@@ -43,7 +39,7 @@ static void value_norms(const ha_run *run, ha_scratch *s, ha_unit *u, int64_t fi
     for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
         ha_rows rows = u->v;
         rows.first = x;
-        int64_t n = min64(HA_TASK_ROWS, end - x);
+        int64_t n = ha_min(HA_TASK_ROWS, end - x);
         a->load_q(s->q, &rows, n, dv);
         for (int64_t i = 0; i < n; i++) {
             const float *v = (const float *)s->q + i * ld;
@@ -64,7 +60,7 @@ static void hash_task(void *arg, int64_t i, int thread)
     ha_unit *u = &run->units[i % run->nunits];
     i /= run->nunits;
     int64_t sides = 1 + run->cpu->group, side = i % sides, first = i / sides * HASH_ROWS;
-    int64_t n = side ? u->layout->nq : u->layout->nk, end = min64(n, first + HASH_ROWS);
+    int64_t n = side ? u->layout->nq : u->layout->nk, end = ha_min(n, first + HASH_ROWS);
     if (side && ha_is_sorted(run))
         hash_rows(run, s, u, u->q[side - 1], first, end,
                   u->qproj + (side - 1) * n * run->cpu->ldproj);
@@ -135,7 +131,7 @@ static int owns_mass(const ha_run *run, const ha_unit *u, const ha_rect *rect)
 /* Run t of n rows cut into parts runs of step rows, or near-equal ones where step is 0. */
 static int64_t run_bound(int64_t n, int64_t parts, int64_t step, int64_t t)
 {
-    return step ? min64(n, t * step) : n * t / parts;
+    return step ? ha_min(n, t * step) : n * t / parts;
 }
 
 /* Queries by bucket; run t of them meets block t of the keys, as in the paper. */
@@ -172,7 +168,7 @@ static void sort_queries_strictly(const ha_run *run, ha_scratch *s, ha_unit *u, 
         s->counts[u->krank[j] + 1]++;
     for (int64_t b = 0, begin = 0; b < nbuckets; b++) {
         int64_t end = begin + s->counts[b + 1];
-        block[b] = (uint32_t)min64((begin + end) / 2 / p->block_size, rect->nblocks - 1);
+        block[b] = (uint32_t)ha_min((begin + end) / 2 / p->block_size, rect->nblocks - 1);
         begin = end;
     }
     for (int64_t t = 0; t <= rect->nblocks; t++)
@@ -243,7 +239,7 @@ static void list_tasks(ha_run *run)
                     for (int64_t row = bounds[t]; row < bounds[t + 1]; row += HA_TASK_ROWS)
                         run->tasks[run->ntasks++] = (ha_task){
                             .rect = rect, .unit = (int32_t)unit, .head = (int32_t)head, .block = t,
-                            .row0 = row, .rows = min64(HA_TASK_ROWS, bounds[t + 1] - row),
+                            .row0 = row, .rows = ha_min(HA_TASK_ROWS, bounds[t + 1] - row),
                         };
             }
     }

@@ -5,12 +5,8 @@
 #include "cpu/clock.h"
 #include "cpu/columns.h"
 #include "cpu/state.h"
+#include "int64.h"
 #include "parallel.h"
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* The predefined mask's key blocks for a query block. */
 static ha_blocks mask_blocks(const hyperattn_plan *plan, const ha_unit *u, const ha_rect *rect,
@@ -116,7 +112,7 @@ static void attend_sampled(work *w)
     int64_t draws = ha_sample_draws(&w->columns);
     w->sampled = 1;
     for (int64_t first = 0; first < draws; first += HA_TASK_KEYS) {
-        w->filled = ha_sample(&w->columns, first, min64(HA_TASK_KEYS, draws - first), w->s->index,
+        w->filled = ha_sample(&w->columns, first, ha_min(HA_TASK_KEYS, draws - first), w->s->index,
                               w->s->logw);
         for (int64_t i = 0; i < w->filled; i++)
             w->s->index[i] = key_at(w, w->s->index[i]);
