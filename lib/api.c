@@ -22,7 +22,7 @@ typedef struct range {
     int written;
 } range;
 
-/* The float arrays and the tensors must be aligned to their elements. */
+/* What a call writes must not overlap anything else it is given. */
 static hyperattn_status check_ranges(const range *r, int n)
 {
     for (int i = 0; i < n; i++)
@@ -35,6 +35,7 @@ static hyperattn_status check_ranges(const range *r, int n)
     return HYPERATTN_OK;
 }
 
+/* A range may be NULL only if it is empty. */
 static hyperattn_status check_pointers(const range *r, int n, size_t align)
 {
     for (int i = 0; i < n; i++) {
