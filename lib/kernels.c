@@ -21,6 +21,9 @@ static const ha_kernels *const tables[HA_LEVELS] = {
 #ifdef HA_HAVE_AVX512BF16
     [HA_LEVEL_AVX512BF16] = &ha_kernels_avx512bf16,
 #endif
+#ifdef HA_HAVE_NEON
+    [HA_LEVEL_NEON] = &ha_kernels_neon,
+#endif
 };
 
 const char *ha_level_name(ha_level level)

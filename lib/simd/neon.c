@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vec_neon.h"
+
+#include "body.h"
+
+const ha_kernels ha_kernels_neon = {
+    .name = "neon",
+    .f32 = F32_ARITH,
+    .project = project,
+    .store_rows = store_rows,
+    .f32_peak = f32_peak,
+    .exp2 = exp2_array,
+};

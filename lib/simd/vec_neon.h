@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The vector vocabulary of body.h in Advanced SIMD of ARMv8.0: 4 lanes, 5 x 16 register blocks (a sixth
+ * row makes gcc spill).
+ */
+#ifndef __ARM_NEON
+#error "vec_neon.h needs Advanced SIMD"
+#endif
+
+#include <arm_neon.h>
+#include <stdint.h>
+#include <string.h>
+
+#define VLEN 4
+#define MR 5
+#define NRV 4 /* vectors of a panel row */
+#define BR 50
+#define BC 128
+
+#define VREG "w" /* the asm constraint of a vector register */
+
+typedef float32x4_t vf;
+
+static inline vf vzero(void) { return vdupq_n_f32(0); }
+static inline vf vset1(float x) { return vdupq_n_f32(x); }
+static inline vf vload(const float *p) { return vld1q_f32(p); }
+static inline void vstore(float *p, vf x) { vst1q_f32(p, x); }
+static inline vf vadd(vf a, vf b) { return vaddq_f32(a, b); }
+static inline vf vsub(vf a, vf b) { return vsubq_f32(a, b); }
+static inline vf vmul(vf a, vf b) { return vmulq_f32(a, b); }
+static inline vf vfma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+/* The second operand where either is NaN: the instructions for it would give NaN. */
+static inline vf vmax(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+static inline vf vmin(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+
+/* The lanes' bits shifted left by 23: makes a power of two of a biased exponent. */
+static inline vf vshl23(vf x)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(x), 23));
+}
+
+/* x in lanes below n, fill in the others. */
+static inline vf vkeep(vf x, vf fill, int n)
+{
+    static const int32_t lane[VLEN] = {0, 1, 2, 3};
+    return vbslq_f32(vcgtq_s32(vdupq_n_s32(n), vld1q_s32(lane)), x, fill);
+}
+
+/* The first n lanes of p, 0 <= n <= 4; no byte behind them is touched. */
+static inline vf vload_n(const float *p, int n)
+{
+    float lanes[VLEN] = {0};
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return vld1q_f32(lanes);
+}
+
+static inline void vstore_n(float *p, vf x, int n)
+{
+    float lanes[VLEN];
+    vst1q_f32(lanes, x);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+
+static inline vf vload_bf16(const uint16_t *p)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p)), 16));
+}
+
+static inline vf vload_f16(const uint16_t *p)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+
+/* Round to nearest even; a NaN stays a (quiet) NaN. */
+static inline void vstore_bf16(uint16_t *p, vf x)
+{
+    uint32x4_t bits = vreinterpretq_u32_f32(x);
+    uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    uint32x4_t near = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+    uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+    vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), near, quiet), 16));
+}
+
+static inline void vstore_f16(uint16_t *p, vf x)
+{
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));
+}
+
+static inline float vfirst(vf x) { return vgetq_lane_f32(x, 0); }
+
+static inline float vhmax(vf x) { return vmaxvq_f32(x); }
+static inline float vhsum(vf x) { return vaddvq_f32(x); }
+
+static inline void vtranspose(vf r[VLEN])
+{
+    vf a = vtrn1q_f32(r[0], r[1]), b = vtrn2q_f32(r[0], r[1]);
+    vf c = vtrn1q_f32(r[2], r[3]), d = vtrn2q_f32(r[2], r[3]);
+    r[0] = vcombine_f32(vget_low_f32(a), vget_low_f32(c));
+    r[1] = vcombine_f32(vget_low_f32(b), vget_low_f32(d));
+    r[2] = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
+    r[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
+}
