@@ -42,7 +42,7 @@ static float tile_tau(const ha_run *run, ha_scratch *s, const ha_unit *u, const 
 {
     int64_t block, row0, rows = draw_rows(run, u, rect, head, tile, &block, &row0);
     ha_rows q = u->q[head];
-    q.index = ha_is_sorted(run) ? u->qorder + head * u->layout->nq + row0 : NULL;
+    q.index = ha_is_sorted(&run->plan->params) ? u->qorder + head * u->layout->nq + row0 : NULL;
     q.first = row0;
     run->cpu->arith->load_q(s->q, &q, rows, run->plan->problem.head_dim);
     ha_state_clear(run, s, rows);
@@ -51,10 +51,8 @@ static float tile_tau(const ha_run *run, ha_scratch *s, const ha_unit *u, const 
     for (int64_t first = 0; first < all.outside; first += HA_TASK_KEYS) {
         int64_t left = all.outside - first, n = left < HA_TASK_KEYS ? left : HA_TASK_KEYS;
         ha_sample(&all, first, n, s->index, s->logw);
-        for (int64_t i = 0; i < n; i++) {
-            int64_t place = rect->k0 + s->index[i];
-            s->index[i] = ha_is_sorted(run) ? u->korder[place] : (uint32_t)place;
-        }
+        for (int64_t i = 0; i < n; i++)
+            s->index[i] = ha_key_at(run, u, rect, s->index[i]);
         ha_columns_pack(run, s, u, n, 0);
         ha_columns_attend(run, s, rows, n, 0, 0);
     }

@@ -83,7 +83,7 @@ static void carve_hash(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_pl
 {
     const hyperattn_params *p = &plan->params;
     const ha_layout *max = &cpu->max;
-    int sorted = !p->block_mask && p->heavy == HYPERATTN_HEAVY_SORTLSH;
+    int sorted = ha_is_sorted(p);
     int64_t nq = sorted ? cpu->group * max->nq : 0, nk = sorted ? max->nk : 0;
     u->directions = ha_carve(c, sorted ? (int64_t)ha_k_bytes(&plan->ctx->kernels->f32, HA_MAX_PROJS,
                                                              plan->problem.head_dim) : 0, 1);

@@ -3,8 +3,6 @@
  * The first half of Algorithm 1: projections and bucket ranks, then the sorted orders and the runs
  * of queries that meet each block of keys.
  */
-#include <math.h>
-
 #include "cpu/clock.h"
 #include "cpu/hyper.h"
 #include "cpu/lsh.h"
@@ -61,10 +59,10 @@ static void hash_task(void *arg, int64_t i, int thread)
     i /= run->nunits;
     int64_t sides = 1 + run->cpu->group, side = i % sides, first = i / sides * HASH_ROWS;
     int64_t n = side ? u->layout->nq : u->layout->nk, end = ha_min(n, first + HASH_ROWS);
-    if (side && ha_is_sorted(run))
+    if (side && ha_is_sorted(&run->plan->params))
         hash_rows(run, s, u, u->q[side - 1], first, end,
                   u->qproj + (side - 1) * n * run->cpu->ldproj);
-    else if (ha_is_sorted(run))
+    else if (ha_is_sorted(&run->plan->params))
         hash_rows(run, s, u, u->k, first, end, u->kproj);
     if (!side && u->vnorm)
         value_norms(run, s, u, first, end);
@@ -83,7 +81,7 @@ static void make_directions(const ha_run *run, ha_scratch *s, ha_unit *u)
 void ha_hyper_hash(ha_run *run)
 {
     int64_t n = run->cpu->max.nq > run->cpu->max.nk ? run->cpu->max.nq : run->cpu->max.nk;
-    if (ha_is_sorted(run))
+    if (ha_is_sorted(&run->plan->params))
         for (int64_t i = 0; i < run->nunits; i++)
             make_directions(run, &run->scratch[0], &run->units[i]);
     ha_parallel_for(run->plan->ctx->nthreads,
@@ -116,8 +114,8 @@ static void sort_keys(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rec
 static void sum_mass(const ha_run *run, ha_unit *u, const ha_rect *rect)
 {
     double sum = 0;
-    for (int64_t x = rect->k0; x < rect->k0 + rect->nk; x++)
-        u->mass[x] = sum += (double)u->vnorm[ha_is_sorted(run) ? u->korder[x] : x];
+    for (int64_t x = 0; x < rect->nk; x++)
+        u->mass[rect->k0 + x] = sum += (double)u->vnorm[ha_key_at(run, u, rect, x)];
 }
 
 /* A block mask's rectangles all begin at the same key, and the last is the longest: its running sums
@@ -141,8 +139,8 @@ static void sort_queries(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_
     const hyperattn_params *p = &run->plan->params;
     int64_t base = head * u->layout->nq + rect->q0;
     uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
-    int64_t step = rect->nq == rect->nk || !ha_is_sorted(run) ? p->block_size : 0;
-    if (ha_is_sorted(run)) {
+    int64_t step = rect->nq == rect->nk || !ha_is_sorted(&run->plan->params) ? p->block_size : 0;
+    if (ha_is_sorted(&run->plan->params)) {
         rank_rows(run, u->qrank + base, u->qproj + base * run->cpu->ldproj, rect->nq, 1);
         ha_counting_sort(u->qorder + base, u->qrank + base, rect->nq, rect->q0,
                          (int64_t)1 << p->lsh_num_projs, s->counts);
@@ -203,7 +201,7 @@ static void sort_keys_task(void *arg, int64_t i, int thread)
     double start = ha_clock(run->plan);
     ha_unit *u = &run->units[i % run->nunits];
     const ha_rect *rect = wave_rect(run, u, i / run->nunits);
-    if (rect && ha_is_sorted(run))
+    if (rect && ha_is_sorted(&run->plan->params))
         sort_keys(run, &run->scratch[thread], u, rect);
     if (rect && u->mass && owns_mass(run, u, rect))
         sum_mass(run, u, rect);
@@ -217,7 +215,7 @@ static void sort_queries_task(void *arg, int64_t i, int thread)
     ha_unit *u = &run->units[i % run->nunits];
     i /= run->nunits;
     const ha_rect *rect = wave_rect(run, u, i / run->cpu->group);
-    if (rect && run->plan->params.strict_causal && ha_is_sorted(run))
+    if (rect && run->plan->params.strict_causal && ha_is_sorted(&run->plan->params))
         sort_queries_strictly(run, &run->scratch[thread], u, rect, i % run->cpu->group);
     else if (rect)
         sort_queries(run, &run->scratch[thread], u, rect, i % run->cpu->group);

@@ -29,7 +29,7 @@ ha_sampler ha_hyper_columns(const ha_run *run, const ha_unit *u, const ha_rect *
                             const int64_t *t)
 {
     const hyperattn_params *p = &run->plan->params;
-    ha_blocks exact = {.block = t, .n = ha_is_sorted(run), .width = p->block_size,
+    ha_blocks exact = {.block = t, .n = ha_is_sorted(&run->plan->params), .width = p->block_size,
                        .total = rect->nk};
     if (p->block_mask)
         exact = mask_blocks(run->plan, u, rect, head);
@@ -78,18 +78,12 @@ static void flush(work *w)
     book(w, w->sampled ? HA_STAGE_SAMPLE : HA_STAGE_BLOCK);
 }
 
-/* Positions of the rectangle become keys. */
-static uint32_t key_at(const work *w, int64_t position)
-{
-    int64_t place = w->task->rect->k0 + position;
-    return ha_is_sorted(w->run) ? w->u->korder[place] : (uint32_t)place;
-}
-
 /* Exact columns [first, end): positions of the rectangle, or keys where it does not hold them. */
 static void exact_columns(work *w, int64_t first, int64_t end, int in_rect)
 {
     for (int64_t x = first; x < end; x++) {
-        w->s->index[w->filled] = in_rect ? key_at(w, x) : (uint32_t)x;
+        w->s->index[w->filled] = in_rect ? ha_key_at(w->run, w->u, w->task->rect, x)
+                                          : (uint32_t)x;
         w->s->logw[w->filled] = 0;
         if (++w->filled == HA_TASK_KEYS)
             flush(w);
@@ -115,7 +109,7 @@ static void attend_sampled(work *w)
         w->filled = ha_sample(&w->columns, first, ha_min(HA_TASK_KEYS, draws - first), w->s->index,
                               w->s->logw);
         for (int64_t i = 0; i < w->filled; i++)
-            w->s->index[i] = key_at(w, w->s->index[i]);
+            w->s->index[i] = ha_key_at(w->run, w->u, w->task->rect, w->s->index[i]);
         flush(w);
     }
 }
@@ -133,7 +127,7 @@ static void attend_task(void *arg, int64_t i, int thread, int final)
         .run = run, .task = task, .u = u, .s = s, .thread = thread, .clock = ha_clock(run->plan),
         .columns = ha_hyper_columns(run, u, task->rect, task->head, &task->block),
     };
-    int sorted = ha_is_sorted(run), capped = run->plan->params.kappa_cap > 0;
+    int sorted = ha_is_sorted(&run->plan->params), capped = run->plan->params.kappa_cap > 0;
     const ha_state_rows at = {
         .unit = u, .head = task->head, .rows = task->rows, .first = task->rect->q0 + task->row0,
         .index = sorted ? u->qorder + task->head * u->layout->nq + task->rect->q0 + task->row0 : NULL,
