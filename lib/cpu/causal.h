@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Algorithm 4 as a flat list: a causal sequence becomes waves of unmasked rectangles, which share no
- * query row within a wave, nor, but for a block mask's, a key; and then causal leaves. Unmasked HyperAttention is one
- * rectangle, exact attention one leaf.
+ * Algorithm 4 as a flat list: a causal sequence becomes waves of unmasked rectangles, and then
+ * causal leaves. Within a wave no two rectangles share a query row, nor, but for a block mask's, a
+ * key. Unmasked HyperAttention is one rectangle, exact attention one leaf.
  */
 #ifndef HA_CAUSAL_H
 #define HA_CAUSAL_H
