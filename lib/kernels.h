@@ -11,8 +11,8 @@
  * Packed shapes (NR = arith->nr keys or columns, zero-padded):
  *   query tile  [rows up to a multiple of MR][ldq]               ldq = ha_ldq(), row-major
  *   keys        [ceil(nkeys / NR)][depth][NR]                    panels of NR keys
- *   values      [ceil(dv / NR)][key units of the whole pack][NR] panels of NR columns; the last
- *               panel's rows are ha_panel_width() wide
+ *   values      [ceil(dv / NR)][key units of the whole pack][ha_panel_width() <= NR]; the panel
+ *               that starts at column c lies c * key units into the pack
  */
 #ifndef HA_KERNELS_H
 #define HA_KERNELS_H
@@ -126,11 +126,25 @@ static inline int64_t ha_padded_dv(const ha_arith *a, int64_t dv)
     return ha_round_up(dv, a->lanes);
 }
 
-/* Width in units of the column panel that starts at column c. */
-static inline int64_t ha_panel_width(const ha_arith *a, int64_t dv, int64_t c)
+/* The column panels of values: the first ones, up to column `narrow`, are `wide` columns each, the
+ * others one vector less. Sharing the vectors out evenly spares a last panel of one or two, whose
+ * few accumulators would wait for each other. */
+typedef struct ha_panels {
+    int64_t wide, narrow, lanes;
+} ha_panels;
+
+static inline ha_panels ha_column_panels(int64_t dv, int64_t lanes, int64_t nr)
 {
-    int64_t rest = ha_padded_dv(a, dv) - c;
-    return rest < a->nr ? rest : a->nr;
+    int64_t vectors = dv > 0 ? (dv + lanes - 1) / lanes : 1, most = nr / lanes;
+    int64_t panels = (vectors + most - 1) / most;
+    int64_t wide = (vectors + panels - 1) / panels;
+    return (ha_panels){wide * lanes, (vectors - panels * (wide - 1)) * wide * lanes, lanes};
+}
+
+/* Width of the panel that starts at column c. */
+static inline int64_t ha_panel_width(const ha_panels *panels, int64_t c)
+{
+    return c < panels->narrow ? panels->wide : panels->wide - panels->lanes;
 }
 
 /* Bytes of packed keys and values, nkeys counted up to a multiple of NR. */

@@ -203,14 +203,38 @@ static void spoil(source *s, rng *r)
     guarded_read_only(&s->data);
 }
 
+/* The column panels cover dv in whole vectors, evenly, none wider than NR. */
+static const char *check_panels(const ha_arith *a, int64_t dv)
+{
+    ha_panels panels = ha_column_panels(dv, a->lanes, a->nr);
+    int64_t widest = ha_panel_width(&panels, 0), c = 0, count = 0;
+    while (c < dv) {
+        int64_t width = ha_panel_width(&panels, c);
+        if (width <= 0 || width > a->nr || width % a->lanes || widest - width > a->lanes)
+            return failure("the panel at column %lld of %lld is %lld wide", (long long)c,
+                           (long long)dv, (long long)width);
+        c += width;
+        count++;
+    }
+    if (c != ha_padded_dv(a, dv) || count != (dv + a->nr - 1) / a->nr)
+        return failure("%lld panels of %lld columns end at %lld", (long long)count, (long long)dv,
+                       (long long)c);
+    return NULL;
+}
+
 /* Every unit of the pack: the chunk's, from vfirst on, and those around, which stay the same. */
 static const char *check_v(const ha_arith *a, const source *s, const uint32_t *v, int64_t vpanel,
                            int64_t vfirst)
 {
     int64_t dv = s->n, units = ha_round_up(s->count, a->nr) / a->pair;
+    ha_panels panels = ha_column_panels(dv, a->lanes, a->nr);
+    int64_t panel = 0, width = ha_panel_width(&panels, 0);
     kern_worst w = {0};
     for (int64_t c = 0; c < ha_padded_dv(a, dv); c++) {
-        int64_t panel = c / a->nr * a->nr, width = ha_panel_width(a, dv, panel);
+        if (c == panel + width) {
+            panel = c;
+            width = ha_panel_width(&panels, c);
+        }
         for (int64_t u = 0; u < vpanel; u++) {
             uint32_t got = v[panel * vpanel + u * width + c - panel];
             int64_t j = (u - vfirst) * a->pair;
@@ -237,8 +261,8 @@ static const char *pack_v_case(const kern_run *run, rng *r, const void *arg)
     guarded dst = guarded_new(ha_v_bytes(a, vpanel * a->pair, shape->n), shape->at);
     fill_signalling(dst.data, (int64_t)dst.size / 4, HYPERATTN_F32);
     int finite = a->pack_v(dst.data, vpanel, vfirst, &s.rows, shape->rows, shape->n);
-    const char *why = first_of(check_v(a, &s, (const uint32_t *)dst.data, vpanel, vfirst),
-                               guarded_check(&dst));
+    const char *why = first_of(check_panels(a, shape->n), guarded_check(&dst));
+    why = first_of(why, check_v(a, &s, (const uint32_t *)dst.data, vpanel, vfirst));
     if (!why && finite != !spoilt)
         why = failure("returned %d for values that %s", finite,
                       spoilt ? "hold an Inf or NaN" : "are finite");

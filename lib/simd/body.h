@@ -10,13 +10,13 @@
 
 #define FN(name) name##_f32
 #define PAIR 1
-#define BLOCK f32_block
+#define DOT vmadd
 #define STORE_P(row, j, p) vstore((row) + (j), p)
 #define FIRST_OF(unit) (unit)
 #include "body_attend.h"
 #undef FN
 #undef PAIR
-#undef BLOCK
+#undef DOT
 #undef STORE_P
 #undef FIRST_OF
 

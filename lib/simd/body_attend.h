@@ -5,40 +5,50 @@
  * arithmetic; before that the includer defines
  *     FN(name)                  the arithmetic's function names
  *     PAIR                      values per unit
- *     BLOCK(acc, nv, ...)       the register block, as f32_block
+ *     DOT(a, b, c)              c plus the product of two vectors of units
  *     STORE_P(row, j, p)        stores vector j of a row's weights in the arithmetic's type
  *     FIRST_OF(unit)            a unit of values with all but its first one zero
  */
 
-/* Scores of MR rows against one key panel, nv vectors wide, in the log2 domain. */
-static inline __attribute__((always_inline)) void FN(score_block)(const ha_tile *t, float *s,
-                                                                  const float *q, const float *k,
-                                                                  const float *logw, int nv)
+/* Scores of MR rows against one key panel, nv vectors wide, in the log2 domain; top takes the
+ * maxima of what each lane has seen of each row. */
+static inline __attribute__((always_inline)) void FN(score_block)(float *s, float *top,
+                                                                  const float *q, int64_t ldq,
+                                                                  const float *k, int64_t depth,
+                                                                  int rest, const float *logw,
+                                                                  float scale, int nv)
 {
-    int64_t depth = (t->head_dim + PAIR - 1) / PAIR;
-    vf acc[MR][NRV], scale = vset1(t->scale);
+    vf acc[MR][NRV], high[MR];
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             acc[i][j] = vzero();
-    BLOCK(acc, nv, q, ha_round_up(depth, VLEN), k, NR, depth);
+    block(acc, MR, nv, q, ldq, k, NR, depth, rest, DOT);
+    OPAQUE(top); /* not loaded before the product, which needs all registers */
+    OPAQUE(logw);
+    for (int i = 0; i < MR; i++)
+        high[i] = vload(top + i * VLEN);
     for (int j = 0; j < nv; j++) {
         vf w = vload(logw + j * VLEN);
-        for (int i = 0; i < MR; i++)
-            vstore(s + i * BC + j * VLEN, vfma(acc[i][j], scale, w));
+        for (int i = 0; i < MR; i++) {
+            vf x = vfma(acc[i][j], vset1(scale), w);
+            high[i] = vmax(x, high[i]);
+            vstore(s + i * BC + j * VLEN, x);
+        }
     }
+    for (int i = 0; i < MR; i++)
+        vstore(top + i * VLEN, high[i]);
 }
 
 /* nv vectors of one column panel: acc += weights of MR rows times the values of `units` units. */
 static inline __attribute__((always_inline)) void FN(value_block)(float *out, int64_t ldacc,
                                                                   const float *p, const float *v,
-                                                                  int64_t width, int64_t units,
-                                                                  int nv)
+                                                                  int64_t units, int nv)
 {
     vf acc[MR][NRV];
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             acc[i][j] = vload(out + i * ldacc + j * VLEN);
-    BLOCK(acc, nv, p, BC, v, width, units);
+    block(acc, MR, nv, p, BC, v, nv * VLEN, units, VLEN / PAIR % STEPS, DOT);
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             vstore(out + i * ldacc + j * VLEN, acc[i][j]);
@@ -61,90 +71,134 @@ static inline __attribute__((always_inline)) void FN(value_block)(float *out, in
     }
 #endif
 
+/* Keys that row i sees. */
+static inline int FN(row_keys)(const ha_tile *t, int i)
+{
+    int keys = t->limit ? t->limit[i] : t->keys;
+    return keys < 0 ? 0 : keys < t->keys ? keys : t->keys;
+}
+
 /* Keys that the rows [r, r + MR) need, as whole vectors. */
 static inline int FN(group_keys)(const ha_tile *t, int r)
 {
-    int keys = t->limit ? t->limit[r + MR - 1] : t->keys;
-    keys = keys < 0 ? 0 : keys < t->keys ? keys : t->keys;
-    return (keys + VLEN - 1) / VLEN * VLEN;
+    return (FN(row_keys)(t, r + MR - 1) + VLEN - 1) / VLEN * VLEN;
 }
 
-/* Asks the second-level cache for part i of n of the floats at p, which are needed once block n is
- * done: hardware prefetchers stop at a page's end, and a panel is about a page. */
-static inline void FN(prefetch_part)(const float *p, int64_t floats, int i, int n)
+/* Masks and caps what score_block stored of nv vectors from key c on, and takes the maxima. Padded
+ * keys are masked too: their score is NaN where q holds an Inf. */
+static void FN(mask_block)(const ha_tile *t, float *top, int r, int c, int nv)
 {
-    for (int64_t x = floats * i / n / 16 * 16; x < floats * (i + 1) / n; x += 16)
-        __builtin_prefetch(p + x, 0, 2);
+    for (int i = r; i < r + MR; i++) {
+        vf high = vload(top + i * VLEN), cap = vset1(t->cap ? t->cap[i] : INFINITY);
+        float *s = t->scratch + i * BC + c;
+        for (int j = 0; j < nv; j++) {
+            vf x = vmin(cap, vload(s + j * VLEN));
+            x = vkeep(x, vset1(-INFINITY), FN(row_keys)(t, i) - c - j * VLEN);
+            high = vmax(x, high);
+            vstore(s + j * VLEN, x);
+        }
+        vstore(top + i * VLEN, high);
+    }
 }
 
-static void FN(scores)(const ha_tile *t)
+/* The panel from key c on, of which some rows do not see every key, or whose scores are capped. */
+static __attribute__((noinline)) void FN(masked_scores)(const ha_tile *t, float *top, int c)
 {
     int64_t depth = (t->head_dim + PAIR - 1) / PAIR, ldq = ha_round_up(depth, VLEN);
-    int groups = (t->rows + MR - 1) / MR;
-    for (int c = 0; c < t->keys; c += NR) {
-        const float *k = (const float *)t->k + c * depth;
-        for (int r = 0; r < t->rows; r += MR) {
-            int left = FN(group_keys)(t, r) - c;
-            if (left <= 0)
-                continue;
-            int nv = left < NR ? left / VLEN : NRV;
-            FN(prefetch_part)(k + depth * NR, depth * NR, r / MR, groups);
-            BY_WIDTH(FN(score_block), nv, t, t->scratch + r * BC + c,
-                     (const float *)t->q + r * ldq, k, t->logw + c)
-        }
+    const float *k = (const float *)t->k + c * depth;
+    for (int r = 0; r < t->rows; r += MR) {
+        float unmasked[MR * VLEN] = {0}, *s = t->scratch + r * BC + c;
+        const float *q = (const float *)t->q + r * ldq;
+        int left = FN(group_keys)(t, r) - c;
+        if (left <= 0)
+            continue;
+        int nv = left < NR ? left / VLEN : NRV;
+        BY_WIDTH(FN(score_block), nv, s, unmasked, q, ldq, k, depth, 1, t->logw + c,
+                 t->scale)
+        FN(mask_block)(t, top, r, c, nv);
     }
 }
 
-/* Masks and caps one row of scores and returns its maximum. Padded keys are masked too: their score
- * is NaN where q holds an Inf. */
-static inline float FN(row_max)(const ha_tile *t, float *s, int r, int keys)
+/* The panel from key c on, all of it seen by all rows. rest: as block's. */
+static inline __attribute__((always_inline)) void FN(full_scores)(const ha_tile *t, float *top,
+                                                                  int c, int rest)
 {
-    vf top = vset1(-INFINITY);
-    const vf none = top;
-    int seen = t->limit ? t->limit[r] : t->keys;
-    for (int j = (seen < 0 ? 0 : seen) / VLEN * VLEN; j < keys; j += VLEN)
-        vstore(s + j, vkeep(vload(s + j), none, seen - j));
-    if (t->cap) {
-        vf cap = vset1(t->cap[r]);
-        for (int j = 0; j < keys; j += VLEN)
-            vstore(s + j, vmin(cap, vload(s + j)));
+    int64_t depth = (t->head_dim + PAIR - 1) / PAIR, ldq = ha_round_up(depth, VLEN);
+    const float *q = t->q, *k = (const float *)t->k + c * depth, *next = k + depth * NR;
+    const float *logw = t->logw + c;
+    const float scale = t->scale;
+    float *s = t->scratch + c;
+    int rows = t->rows;
+    int64_t share = prefetch_share(depth * NR, (rows + MR - 1) / MR);
+    for (; rows > 0; rows -= MR, q += MR * ldq, s += MR * BC, top += MR * VLEN) {
+        next = prefetch(next, share);
+        FN(score_block)(s, top, q, ldq, k, depth, rest, logw, scale, NRV);
     }
-    for (int j = 0; j < keys; j += VLEN)
-        top = vmax(vload(s + j), top);
-    return vhmax(top);
 }
 
-/* n vectors of scores from j on become weights; returns their sum. */
+/* Apart, as the register block needs all registers. */
+static __attribute__((noinline)) void FN(full_scores_even)(const ha_tile *t, float *top, int c)
+{
+    FN(full_scores)(t, top, c, 0);
+}
+
+static __attribute__((noinline)) void FN(full_scores_odd)(const ha_tile *t, float *top, int c)
+{
+    FN(full_scores)(t, top, c, 1);
+}
+
+/* All scores, and the maxima of each row's, one vector a row. */
+static void FN(scores)(const ha_tile *t, float *top)
+{
+    int64_t rows = ha_round_up(t->rows, MR);
+    for (int64_t x = 0; x < rows * VLEN; x += VLEN)
+        vstore(top + x, vset1(-INFINITY));
+    /* limits do not decrease: the first row sees least */
+    int seen = t->cap ? 0 : FN(row_keys)(t, 0);
+    for (int c = 0; c < t->keys; c += NR)
+        if (c + NR > seen)
+            FN(masked_scores)(t, top, c);
+        else if (t->head_dim % (STEPS * PAIR) == 0)
+            FN(full_scores_even)(t, top, c);
+        else
+            FN(full_scores_odd)(t, top, c);
+}
+
+/* n vectors of scores become weights; returns their sum. */
 static inline __attribute__((always_inline)) vf FN(weights)(float *s, int j, vf base, int n)
 {
     vf p[4], sum = vzero();
     for (int i = 0; i < n; i++)
-        p[i] = vsub(vload(s + j + i * VLEN), base);
-    vexp2(p, n);
+        p[i] = vsub(base, vload(s + j + i * VLEN));
+    vexp2_neg(p, n);
     for (int i = 0; i < n; i++) {
-        sum = vadd(sum, p[i]);
+        sum = i ? vadd(sum, p[i]) : p[i];
         STORE_P(s, j + i * VLEN, p[i]);
     }
     return sum;
 }
 
-/* Turns a row's scores into weights relative to the running maximum, which may grow. */
-static inline void FN(softmax_row)(const ha_tile *t, int r, int keys)
+/* The running maximum of row r becomes top. */
+static void FN(grow_max)(const ha_tile *t, int r, float top)
 {
-    float *s = t->scratch + r * BC, m = t->m[r];
-    float top = FN(row_max)(t, s, r, keys);
-    if (top > m) {
-        if (m != -INFINITY) {
-            vf alpha = vset1(m - top);
-            vexp2(&alpha, 1);
-            float *acc = t->acc + r * t->ldacc;
-            for (int c = 0; c < t->dv; c += VLEN)
-                vstore(acc + c, vmul(vload(acc + c), alpha));
-            t->l[r] *= vfirst(alpha);
-        }
-        t->m[r] = m = top;
+    if (t->m[r] != -INFINITY) {
+        vf alpha = vset1(top - t->m[r]);
+        vexp2_neg(&alpha, 1);
+        float *acc = t->acc + r * t->ldacc;
+        for (int c = 0; c < t->dv; c += VLEN)
+            vstore(acc + c, vmul(vload(acc + c), alpha));
+        t->l[r] *= vfirst(alpha);
     }
-    vf base = vset1(m == -INFINITY ? 0 : m), sum = vzero();
+    t->m[r] = top;
+}
+
+/* Turns a row's scores into weights relative to the running maximum, which may grow. */
+static inline void FN(softmax_row)(const ha_tile *t, int r, int keys, float top)
+{
+    float *s = t->scratch + r * BC;
+    if (top > t->m[r])
+        FN(grow_max)(t, r, top);
+    vf base = vset1(t->m[r] == -INFINITY ? 0 : t->m[r]), sum = vzero();
     int j = 0;
     for (; j + 4 * VLEN <= keys; j += 4 * VLEN)
         sum = vadd(sum, FN(weights)(s, j, base, 4));
@@ -170,49 +224,71 @@ static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t 
 static void FN(values_carefully)(const ha_tile *t, int r)
 {
     float seen[NR * BC], acc[MR * NR];
-    int64_t units = FN(group_keys)(t, r) / PAIR;
-    for (int c = 0; c < t->dv; c += NR) {
-        int64_t width;
-        const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c, &width);
+    ha_panels panels = ha_column_panels(t->dv, VLEN, NR);
+    int64_t units = FN(group_keys)(t, r) / PAIR, width;
+    for (int64_t c = 0; c < t->dv; c += width) {
+        const float *v = (const float *)t->v + c * t->vpanel;
+        width = ha_panel_width(&panels, c);
         for (int i = r; i < r + MR; i++) {
             FN(copy_visible)(seen, v + t->vfirst * width, width, units, t->limit[i]);
             for (int x = 0; x < MR; x++)
                 memcpy(acc + x * NR, t->acc + (r + x) * t->ldacc + c,
                        (size_t)width * sizeof *acc);
             BY_WIDTH(FN(value_block), (int)(width / VLEN), acc, NR, t->scratch + r * BC, seen,
-                     width, units)
+                     units)
             memcpy(t->acc + i * t->ldacc + c, acc + (i - r) * NR, (size_t)width * sizeof *acc);
         }
     }
 }
 
-static void FN(values)(const ha_tile *t)
+/* All rows against the units [u, u + VSTEP) of the column panel at v, which is nv vectors wide;
+ * meanwhile, the next panel is fetched. */
+static inline __attribute__((always_inline)) void FN(value_rows)(const ha_tile *t, float *acc,
+                                                                 const float *v, int64_t u,
+                                                                 const float *next, int64_t share,
+                                                                 int nv)
 {
-    int groups = (t->rows + MR - 1) / MR;
-    for (int c = 0; c < t->dv; c += NR) {
-        int64_t width, after;
-        const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c, &width);
-        /* the next column panel, and behind the last one the next keys of the first */
-        const float *next = c + NR < t->dv
-            ? v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c + NR, &after) + t->vfirst * after
-            : v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, 0, &after) +
-                  (t->vfirst + t->keys / PAIR) * after;
-        for (int r = 0; r < t->rows; r += MR) {
-            FN(prefetch_part)(next, t->keys / PAIR * after, r / MR, groups);
-            BY_WIDTH(FN(value_block), (int)(width / VLEN), t->acc + r * t->ldacc + c, t->ldacc,
-                     t->scratch + r * BC, v + t->vfirst * width, width,
-                     FN(group_keys)(t, r) / PAIR)
-        }
+    const float *p = t->scratch + u;
+    const int64_t ldacc = t->ldacc, rows = t->rows;
+    const int masked = t->limit != NULL;
+    int64_t units = FN(group_keys)(t, 0) / PAIR - u;
+    for (int r = 0; r < rows; r += MR, p += MR * BC, acc += MR * ldacc) {
+        if (masked)
+            units = FN(group_keys)(t, r) / PAIR - u;
+        next = prefetch(next, share);
+        if (units > 0)
+            FN(value_block)(acc, ldacc, p, v, units < VSTEP ? units : VSTEP, nv);
     }
+}
+
+/* acc += weights times values. A panel is taken VSTEP units at a time, which the first-level cache
+ * can hold while all rows pass. */
+static __attribute__((noinline)) void FN(values)(const ha_tile *t)
+{
+    const ha_panels panels = ha_column_panels(t->dv, VLEN, NR);
+    const int groups = (t->rows + MR - 1) / MR;
+    const float *pack = t->v;
+    int64_t width;
+    for (int64_t u = 0; u * PAIR < t->keys; u += VSTEP)
+        for (int64_t c = 0; c < t->dv; c += width) {
+            width = ha_panel_width(&panels, c);
+            /* next: the same units of the next column panel, or the next units of the first one */
+            int64_t c2 = c + width < t->dv ? c + width : 0, width2 = ha_panel_width(&panels, c2);
+            const float *v = pack + c * t->vpanel + (t->vfirst + u) * width;
+            const float *next = pack + c2 * t->vpanel + (t->vfirst + (c2 ? u : u + VSTEP)) * width2;
+            BY_WIDTH(FN(value_rows), (int)(width / VLEN), t, t->acc + c, v, u, next,
+                     prefetch_share(VSTEP * width2, groups))
+        }
 }
 
 static void FN(attend)(const ha_tile *t)
 {
-    FN(scores)(t);
+    float top[BR * VLEN];
+    FN(scores)(t, top);
     for (int r = 0; r < t->rows; r += MR) {
         int keys = FN(group_keys)(t, r);
         for (int i = r; i < r + MR; i++)
-            FN(softmax_row)(t, i, keys);
+            FN(softmax_row)(t, i, keys, vhmax(vload(top + i * VLEN)));
     }
     if (t->careful && t->limit)
         for (int r = 0; r < t->rows; r += MR)

@@ -69,36 +69,20 @@ static inline vf load_pair(const ha_rows *src, int64_t i, int64_t nkeys, int64_t
 static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
                        int64_t dv)
 {
+    ha_panels panels = ha_column_panels(dv, VLEN, NR);
+    int64_t width;
     vf odd = vzero(); /* becomes NaN with the first value that is not finite */
     for (int64_t i = 0; i < ha_round_up(nkeys, NR); i += 2) {
         prefetch_row(src, i + AHEAD, nkeys, dv);
         prefetch_row(src, i + AHEAD + 1, nkeys, dv);
-        for (int64_t c = 0; c < dv; c += NR) {
-            int64_t width;
-            float *p = v_panel(dst, vpanel, dv, c, &width) + (vfirst + i / 2) * width;
+        for (int64_t c = 0; c < dv; c += width) {
+            width = ha_panel_width(&panels, c);
+            float *p = (float *)dst + c * vpanel + (vfirst + i / 2) * width;
             for (int64_t j = 0; j < width; j += VLEN)
                 vstore(p + j, load_pair(src, i, nkeys, c + j, dv, &odd));
         }
     }
     return vhsum(odd) == 0;
-}
-
-static inline __attribute__((always_inline)) void bf16_block(vf acc[MR][NRV], int nv,
-                                                             const float *a, int64_t lda,
-                                                             const float *b, int64_t ldb,
-                                                             int64_t depth)
-{
-    UNROLL
-    for (int64_t x = 0; x < depth; x++, a++, b += ldb) {
-        vf bv[NRV];
-        for (int j = 0; j < nv; j++)
-            bv[j] = vload(b + j * VLEN);
-        for (int i = 0; i < MR; i++) {
-            vf av = vset1(a[i * lda]);
-            for (int j = 0; j < nv; j++)
-                acc[i][j] = vdot_bf16(av, bv[j], acc[i][j]);
-        }
-    }
 }
 
 /* The low half of a unit is its first value. */
@@ -115,13 +99,13 @@ static inline float first_of_pair(float unit)
  * load begins. */
 #define FN(name) name##_bf16
 #define PAIR 2
-#define BLOCK bf16_block
+#define DOT vdot_bf16
 #define STORE_P(row, j, p) vstore_weights((uint16_t *)(row) + (j), p)
 #define FIRST_OF(unit) first_of_pair(unit)
 #include "body_attend.h"
 #undef FN
 #undef PAIR
-#undef BLOCK
+#undef DOT
 #undef STORE_P
 #undef FIRST_OF
 

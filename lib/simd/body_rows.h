@@ -107,26 +107,20 @@ static void pack_k(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_di
     }
 }
 
-/* Column c of a pack: its panel's address and row width. */
-static inline float *v_panel(void *pack, int64_t vpanel, int64_t dv, int64_t c, int64_t *width)
-{
-    int64_t rest = (dv - c + VLEN - 1) / VLEN * VLEN;
-    *width = rest < NR ? rest : NR;
-    return (float *)pack + c * vpanel;
-}
-
 static inline __attribute__((always_inline)) int pack_v_as(void *dst, int64_t vpanel,
                                                            int64_t vfirst, const ha_rows *src,
                                                            int64_t nkeys, int64_t dv,
                                                            hyperattn_dtype dtype)
 {
+    ha_panels panels = ha_column_panels(dv, VLEN, NR);
+    int64_t pad = ha_round_up(nkeys, NR) - nkeys, width;
     vf odd = vzero(); /* becomes NaN with the first value that is not finite */
     for (int64_t i = 0; i < nkeys; i++) {
         const char *row = row_at(src, i);
         prefetch_row(src, i + AHEAD, nkeys, dv);
-        for (int64_t c = 0; c < dv; c += NR) {
-            int64_t width;
-            float *p = v_panel(dst, vpanel, dv, c, &width) + (vfirst + i) * width;
+        for (int64_t c = 0; c < dv; c += width) {
+            width = ha_panel_width(&panels, c);
+            float *p = (float *)dst + c * vpanel + (vfirst + i) * width;
             for (int64_t j = 0; j < width; j += VLEN) {
                 vf x = load_row(row, dtype, c + j, dv);
                 odd = vfma(x, vzero(), odd);
@@ -134,10 +128,9 @@ static inline __attribute__((always_inline)) int pack_v_as(void *dst, int64_t vp
             }
         }
     }
-    for (int64_t c = 0; c < dv; c += NR) {
-        int64_t width;
-        float *p = v_panel(dst, vpanel, dv, c, &width) + (vfirst + nkeys) * width;
-        memset(p, 0, (size_t)((ha_round_up(nkeys, NR) - nkeys) * width) * sizeof *p);
+    for (int64_t c = 0; c < dv; c += width) {
+        width = ha_panel_width(&panels, c);
+        memset((float *)dst + c * vpanel + (vfirst + nkeys) * width, 0, (size_t)(pad * width) * 4);
     }
     return vhsum(odd) == 0;
 }

@@ -55,25 +55,21 @@ static void pack_k(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_di
     }
 }
 
-/* Column c of a pack: its panel's address and row width. */
-static float *v_panel(void *pack, int64_t vpanel, int64_t dv, int64_t c, int64_t *width)
-{
-    *width = dv - c < NR ? dv - c : NR;
-    return (float *)pack + c * vpanel;
-}
-
 static int pack_v(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
                   int64_t dv)
 {
+    ha_panels panels = ha_column_panels(dv, 1, NR);
+    int64_t width;
     int finite = 1;
     for (int64_t i = 0; i < ha_round_up(nkeys, NR); i++) {
         const char *row = i < nkeys ? row_at(src, i) : NULL;
-        for (int64_t c = 0; c < dv; c++) {
-            int64_t width;
-            float *panel = v_panel(dst, vpanel, dv, c / NR * NR, &width);
-            float x = row ? value_at(row, src->dtype, c) : 0;
-            finite &= isfinite(x) != 0;
-            panel[(vfirst + i) * width + c % NR] = x;
+        for (int64_t c = 0; c < dv; c += width) {
+            width = ha_panel_width(&panels, c);
+            float *p = (float *)dst + c * vpanel + (vfirst + i) * width;
+            for (int64_t j = 0; j < width; j++) {
+                p[j] = row ? value_at(row, src->dtype, c + j) : 0;
+                finite &= isfinite(p[j]) != 0;
+            }
         }
     }
     return finite;
@@ -138,9 +134,11 @@ static void attend_row(const ha_tile *t, int i)
     float base = t->m[i] == -INFINITY ? 0 : t->m[i];
     for (int j = 0; j < keys; j++)
         t->l[i] += s[j] = exp2_value(s[j] - base);
-    for (int64_t c = 0; c < t->dv; c += NR) {
-        int64_t width;
-        const float *v = v_panel((void *)(uintptr_t)t->v, t->vpanel, t->dv, c, &width);
+    ha_panels panels = ha_column_panels(t->dv, 1, NR);
+    int64_t width;
+    for (int64_t c = 0; c < t->dv; c += width) {
+        width = ha_panel_width(&panels, c);
+        const float *v = (const float *)t->v + c * t->vpanel;
         float *acc = t->acc + i * t->ldacc + c;
         for (int j = 0; j < keys; j++)
             for (int64_t x = 0; x < width; x++)

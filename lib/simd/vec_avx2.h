@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The vector vocabulary of body.h in AVX2, FMA and F16C: 8 lanes, 6 x 16 register blocks.
+ * The vector vocabulary of body.h in AVX2, FMA and F16C: 8 lanes, 3 x 32 register blocks.
  */
 #ifndef __AVX2__
 #error "vec_avx2.h needs -mavx2 -mfma -mf16c"
@@ -10,11 +10,12 @@
 #include <stdint.h>
 
 #define VLEN 8
-#define MR 6
-#define NRV 2 /* vectors of a panel row */
+#define MR 3
+#define NRV 4 /* vectors of a panel row */
 #define BR 96
 #define BC 288 /* a block of 256 keys and 32 sinks in one step */
 
+#define VSTEP 96 /* units of a value panel at a time */
 #define VREG "x" /* the asm constraint of a vector register */
 
 typedef __m256 vf;
@@ -27,6 +28,13 @@ static inline vf vadd(vf a, vf b) { return _mm256_add_ps(a, b); }
 static inline vf vsub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf vmul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 static inline vf vfma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+/* c + a * b in c's own register. From the intrinsic, gcc moves accumulators about until it runs out
+ * of registers. */
+static inline vf vmadd(vf a, vf b, vf c)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+    return c;
+}
 /* The second operand where either is NaN. */
 static inline vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }

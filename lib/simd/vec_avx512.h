@@ -20,6 +20,7 @@
 #define NRV 4 /* vectors of a panel row */
 #define BR 48
 #define BC 128
+#define VSTEP 64 /* units of a value panel at a time */
 
 typedef __m512 vf;
 
@@ -31,6 +32,16 @@ static inline vf vadd(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf vsub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf vmul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 static inline vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+/* c + a * b in c's own register, as in vec_avx2.h */
+static inline vf vmadd(vf a, vf b, vf c)
+{
+#ifdef HA_EMULATE_AVX512
+    return vfma(a, b, c);
+#else
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+    return c;
+#endif
+}
 /* The second operand where either is NaN. */
 static inline vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }

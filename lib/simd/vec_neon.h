@@ -17,6 +17,7 @@
 #define BR 50
 #define BC 128
 
+#define VSTEP 64 /* units of a value panel at a time */
 #define VREG "w" /* the asm constraint of a vector register */
 
 typedef float32x4_t vf;
@@ -29,6 +30,7 @@ static inline vf vadd(vf a, vf b) { return vaddq_f32(a, b); }
 static inline vf vsub(vf a, vf b) { return vsubq_f32(a, b); }
 static inline vf vmul(vf a, vf b) { return vmulq_f32(a, b); }
 static inline vf vfma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+static inline vf vmadd(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 /* The second operand where either is NaN: the instructions for it would give NaN. */
 static inline vf vmax(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 static inline vf vmin(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
