@@ -34,6 +34,13 @@ typedef struct ha_rows {
     hyperattn_dtype dtype;
 } ha_rows;
 
+/* Row i. */
+static inline const void *ha_row_at(const ha_rows *rows, int64_t i)
+{
+    int64_t row = rows->index ? (int64_t)rows->index[i] : rows->first + i;
+    return (const char *)rows->base + row * rows->stride * (rows->dtype == HYPERATTN_F32 ? 4 : 2);
+}
+
 /* One step of online softmax: a query tile against a chunk of packed keys.
  * For row i < rows and key j < keys, in the log2 domain,
  *     s_ij = min(scale * q_i.k_j + logw_j, cap_i), and -inf where j >= limit_i,
@@ -56,6 +63,10 @@ typedef struct ha_tile {
     float *acc;           /* [rows up to a multiple of MR][ldacc]; starts at 0 */
     int64_t ldacc;        /* >= ha_padded_dv() */
     float *scratch;       /* ha_tile_scratch() floats, 64-byte aligned */
+    /* nahead addresses of ahead_bytes each that the caller needs next and that lie anywhere: attend
+     * may ask the caches for them in passing. */
+    const void *const *ahead;
+    int64_t nahead, ahead_bytes;
 } ha_tile;
 
 /* One arithmetic: the type in which products are formed. State is f32 in each. */
@@ -89,9 +100,10 @@ typedef struct ha_kernels {
     ha_arith f32;
     const ha_arith *bf16; /* NULL: bf16 tensors are converted and go through f32 */
     /* [rows][r] projections proj_ij = x_i.g_j of rows onto r <= HA_MAX_PROJS directions, which
-     * f32.pack_k packed into one panel; ld >= r rounded up to lanes. x is an f32 query tile. */
-    void (*project)(float *proj, int64_t ld, const float *x, const float *g, int64_t rows,
-                    int64_t head_dim, int r);
+     * f32.pack_k packed into one panel; ld >= r rounded up to lanes. x holds rows up to a multiple
+     * of MR, ldx apart. */
+    void (*project)(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
+                    int64_t rows, int64_t head_dim, int r);
     /* out row i = acc row i * inv[i], rounded to nearest even */
     void (*store_rows)(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
                        int64_t rows, int64_t dv);

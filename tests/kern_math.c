@@ -166,14 +166,20 @@ static const char *project_case(const kern_run *run, rng *r, const void *arg)
     ha_rows g = {gauss_rows(s->r * s->head_dim, r, directions), s->head_dim, NULL, 0,
                  HYPERATTN_F32};
     int64_t ld = ha_round_up(s->r, a->lanes) + rng_below(r, 3);
-    guarded tile = kern_floats(ha_round_up(s->rows, a->mr) * ha_ldq(a, s->head_dim), s->at);
+    /* a query tile, or rows in place */
+    int tiled = s->rows % a->mr || rng_below(r, 2);
+    int64_t ldx = tiled ? ha_ldq(a, s->head_dim) : s->head_dim;
+    guarded tile = kern_floats(ha_round_up(s->rows, a->mr) * ldx, s->at);
     guarded panel = guarded_new(ha_k_bytes(a, s->r, s->head_dim), s->at);
     guarded proj = kern_floats(s->rows * ld, s->at);
-    a->load_q(tile.data, &x, s->rows, s->head_dim);
+    if (tiled)
+        a->load_q(tile.data, &x, s->rows, s->head_dim);
+    else
+        memcpy(tile.data, rows, tile.size);
     a->pack_k(panel.data, &g, s->r, s->head_dim);
     guarded_read_only(&tile);
     guarded_read_only(&panel);
-    run->table->project((float *)proj.data, ld, (const float *)tile.data,
+    run->table->project((float *)proj.data, ld, (const float *)tile.data, ldx,
                         (const float *)panel.data, s->rows, s->head_dim, s->r);
     const char *why = check_projections(a, s, (const float *)proj.data, ld, rows, directions);
     if (!why)

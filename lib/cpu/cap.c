@@ -7,6 +7,7 @@
 #include "cpu/columns.h"
 #include "cpu/hyper.h"
 #include "cpu/state.h"
+#include "int64.h"
 #include "parallel.h"
 
 int64_t ha_cap_tiles(const hyperattn_params *params, const ha_arith *arith)
@@ -49,12 +50,13 @@ static float tile_tau(const ha_run *run, ha_scratch *s, const ha_unit *u, const 
     ha_sampler all = ha_hyper_columns(run, u, rect, head, &block);
     all.draws = all.outside;
     for (int64_t first = 0; first < all.outside; first += HA_TASK_KEYS) {
-        int64_t left = all.outside - first, n = left < HA_TASK_KEYS ? left : HA_TASK_KEYS;
-        ha_sample(&all, first, n, s->index, s->logw);
-        for (int64_t i = 0; i < n; i++)
-            s->index[i] = ha_key_at(run, u, rect, s->index[i]);
-        ha_columns_pack(run, s, u, n, 0);
-        ha_columns_attend(run, s, rows, n, 0, 0);
+        ha_columns *c = &s->columns[0];
+        c->n = ha_min(HA_TASK_KEYS, all.outside - first);
+        ha_sample(&all, first, c->n, c->key, c->logw);
+        for (int64_t i = 0; i < c->n; i++)
+            c->key[i] = ha_key_at(run, u, rect, c->key[i]);
+        ha_columns_pack(run, s, u, c, 0);
+        ha_columns_attend(run, s, c, rows, 0, 0);
     }
     float tau = -INFINITY;
     for (int64_t i = 0; i < rows; i++)

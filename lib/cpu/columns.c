@@ -3,37 +3,43 @@
 
 #include <math.h>
 
-void ha_columns_pack(const ha_run *run, ha_scratch *s, const ha_unit *u, int64_t n, int64_t dv)
+#include "int64.h"
+
+void ha_columns_pack(const ha_run *run, ha_scratch *s, const ha_unit *u, const ha_columns *c,
+                     int64_t dv)
 {
     const ha_arith *a = run->cpu->arith;
-    int64_t padded = ha_round_up(n, a->nr);
-    for (int64_t j = n; j < padded; j++)
-        s->logw[j] = -INFINITY;
+    int64_t padded = ha_round_up(c->n, a->nr);
+    for (int64_t j = c->n; j < padded; j++)
+        c->logw[j] = -INFINITY;
     ha_rows k = u->k, v = u->v;
-    k.index = v.index = s->index;
-    a->pack_k(s->kpack, &k, n, run->plan->problem.head_dim);
+    k.index = v.index = c->key;
+    a->pack_k(s->kpack, &k, c->n, run->plan->problem.head_dim);
     if (dv)
-        a->pack_v(s->vpack, padded / a->pair, 0, &v, n, dv);
+        a->pack_v(s->vpack, padded / a->pair, 0, &v, c->n, dv);
 }
 
-void ha_columns_attend(const ha_run *run, ha_scratch *s, int64_t rows, int64_t n, int capped,
-                       int64_t dv)
+void ha_columns_attend(const ha_run *run, ha_scratch *s, const ha_columns *c, int64_t rows,
+                       int capped, int64_t dv)
 {
     const hyperattn_problem *p = &run->plan->problem;
     const ha_arith *a = run->cpu->arith;
-    int64_t depth = ha_units(a, p->head_dim), ldq = ha_ldq(a, p->head_dim);
+    int64_t depth = ha_units(a, p->head_dim), ldq = ha_ldq(a, p->head_dim), n = c->n;
+    int64_t wide = ha_max(p->head_dim, p->head_dim_v) * (p->dtype == HYPERATTN_F32 ? 4 : 2);
+    int64_t steps = ((rows + a->br - 1) / a->br) * ((n + a->bc - 1) / a->bc), step = 0;
     for (int64_t r = 0; r < rows; r += a->br)
-        for (int64_t x = 0; x < n; x += a->bc) {
+        for (int64_t x = 0; x < n; x += a->bc, step++) {
+            int64_t ahead = s->nahead * step / steps;
             const ha_tile tile = {
                 .q = (const float *)s->q + r * ldq,
                 .k = (const float *)s->kpack + x * depth,
                 .v = s->vpack,
                 .vpanel = ha_round_up(n, a->nr) / a->pair,
                 .vfirst = x / a->pair,
-                .logw = s->logw + x,
+                .logw = c->logw + x,
                 .cap = capped ? s->cap + r : NULL,
-                .rows = (int)(rows - r < a->br ? rows - r : a->br),
-                .keys = (int)(n - x < a->bc ? n - x : a->bc),
+                .rows = (int)ha_min(a->br, rows - r),
+                .keys = (int)ha_min(a->bc, n - x),
                 .head_dim = (int)p->head_dim,
                 .dv = (int)dv,
                 .scale = p->softmax_scale * HA_LOG2E,
@@ -42,7 +48,11 @@ void ha_columns_attend(const ha_run *run, ha_scratch *s, int64_t rows, int64_t n
                 .acc = s->acc + r * run->cpu->ldacc,
                 .ldacc = run->cpu->ldacc,
                 .scratch = s->tile,
+                .ahead = s->ahead + ahead,
+                .nahead = s->nahead * (step + 1) / steps - ahead,
+                .ahead_bytes = wide,
             };
             a->attend(&tile);
         }
+    s->nahead = 0;
 }

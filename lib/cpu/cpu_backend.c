@@ -139,8 +139,11 @@ static void carve_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu
     s->inv = ha_carve(c, rows, sizeof *s->inv);
     s->kpack = ha_carve(c, (int64_t)ha_k_bytes(a, HA_TASK_KEYS, p->head_dim), 1);
     s->vpack = ha_carve(c, (int64_t)ha_v_bytes(a, HA_TASK_KEYS, p->head_dim_v), 1);
-    s->index = ha_carve(c, HA_TASK_KEYS, sizeof *s->index);
-    s->logw = ha_carve(c, HA_TASK_KEYS, sizeof *s->logw);
+    for (int i = 0; i < 3; i++) {
+        s->columns[i].key = ha_carve(c, HA_TASK_KEYS, sizeof *s->columns[i].key);
+        s->columns[i].logw = ha_carve(c, HA_TASK_KEYS, sizeof *s->columns[i].logw);
+    }
+    s->ahead = ha_carve(c, HA_TASK_AHEAD, sizeof *s->ahead);
     s->limit = ha_carve(c, rows, sizeof *s->limit);
     s->tile = ha_carve(c, ha_exact_blas_serves(plan) ? ha_exact_blas_scratch(cpu->ldacc)
                                                      : ha_tile_scratch(a), sizeof *s->tile);

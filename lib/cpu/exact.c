@@ -41,17 +41,21 @@ void ha_exact_pack(ha_run *run)
     ha_parallel_for(run->plan->ctx->nthreads, run->nunits * per_unit, pack_task, run);
 }
 
-/* Rows of a leaf that one task takes: whole tiles, so that results do not depend on it; fewer where
- * there would be too few tasks to keep the threads even. */
+/* Rows of a leaf that one task takes: two tiles, or one where there would be too few tasks, and a
+ * little less for equal shares of all threads. They are whole register blocks, so that results do
+ * not depend on them. */
 static int64_t slice_rows(const ha_run *run)
 {
     const ha_arith *a = run->cpu->arith;
-    int64_t rows = HA_TASK_ROWS / a->br * a->br;
-    int64_t all = run->cpu->max.max_leaf_rows * run->cpu->max.nleaves * run->cpu->group *
-                  run->nunits;
-    while (rows > a->br && all / rows < 16 * run->plan->ctx->nthreads)
+    int64_t rows = HA_TASK_ROWS / a->br * a->br, nthreads = run->plan->ctx->nthreads;
+    int64_t leaf = run->cpu->max.max_leaf_rows;
+    int64_t leaves = run->cpu->max.nleaves * run->cpu->group * run->nunits;
+    while (rows > a->br && leaf * leaves / rows < 16 * nthreads)
         rows -= a->br;
-    return rows;
+    int64_t slices = (leaf + rows - 1) / rows;
+    while (slices * leaves % nthreads)
+        slices++;
+    return ha_round_up((leaf + slices - 1) / slices, a->mr);
 }
 
 /* A slice of a leaf: consecutive rows of one query head. */
@@ -94,7 +98,7 @@ static void attend_rows(const ha_run *run, const slice *sl, ha_scratch *s, int64
         .v = u->vpack,
         .vpanel = ha_round_up(packed, a->nr) / a->pair,
         .vfirst = x / a->pair,
-        .logw = s->logw,
+        .logw = s->columns[0].logw,
         .rows = (int)rows,
         .keys = (int)ha_min(keys, high),
         .head_dim = (int)p->head_dim,
@@ -123,7 +127,7 @@ static void attend_slice(const ha_run *run, const slice *sl, ha_scratch *s)
     for (int64_t x = begin; x < end; x += a->bc) {
         int64_t keys = ha_min(a->bc, sl->unit->layout->nk - sl->unit->layout->key0 - x);
         for (int64_t j = 0; j < a->bc; j++)
-            s->logw[j] = j < keys ? 0 : -INFINITY;
+            s->columns[0].logw[j] = j < keys ? 0 : -INFINITY;
         for (int64_t r = 0; r < sl->rows; r += a->br)
             attend_rows(run, sl, s, r, x, keys);
     }

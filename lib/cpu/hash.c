@@ -13,18 +13,26 @@
 /* Rows that one hashing task takes. */
 #define HASH_ROWS 1024
 
-/* Projects rows [first, end) of a tensor. */
+/* Projects rows [first, end) of a tensor: f32 ones where they lie, if they make whole register
+ * blocks, others from a tile. */
 static void hash_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_rows rows,
                       int64_t first, int64_t end, float *proj)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const int64_t d = run->plan->problem.head_dim, ld = run->cpu->ldproj;
     const ha_kernels *kernels = ha_run_kernels(run);
+    const int r = run->plan->params.lsh_num_projs;
+    if (rows.dtype == HYPERATTN_F32) {
+        int64_t whole = (end - first) / kernels->f32.mr * kernels->f32.mr;
+        rows.first = first;
+        kernels->project(proj + first * ld, ld, ha_row_at(&rows, 0), rows.stride, u->directions,
+                         whole, d, r);
+        first += whole;
+    }
     for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
         int64_t n = ha_min(HA_TASK_ROWS, end - x);
         rows.first = x;
-        kernels->f32.load_q(s->q, &rows, n, p->head_dim);
-        kernels->project(proj + x * run->cpu->ldproj, run->cpu->ldproj, s->q, u->directions, n,
-                         p->head_dim, run->plan->params.lsh_num_projs);
+        kernels->f32.load_q(s->q, &rows, n, d);
+        kernels->project(proj + x * ld, ld, s->q, ha_ldq(&kernels->f32, d), u->directions, n, d, r);
     }
 }
 
@@ -195,31 +203,43 @@ static const ha_rect *wave_rect(const ha_run *run, const ha_unit *u, int64_t i)
     return &l->rects[l->wave[run->wave] + i];
 }
 
-static void sort_keys_task(void *arg, int64_t i, int thread)
+/* Sides [first, first + sides) of each rectangle of the wave: its keys (side 0) and its queries of
+ * each head (side 1 + head). */
+static void sort_side(ha_run *run, int64_t i, int64_t first, int64_t sides, int thread)
 {
-    ha_run *run = arg;
     double start = ha_clock(run->plan);
     ha_unit *u = &run->units[i % run->nunits];
-    const ha_rect *rect = wave_rect(run, u, i / run->nunits);
-    if (rect && ha_is_sorted(&run->plan->params))
-        sort_keys(run, &run->scratch[thread], u, rect);
-    if (rect && u->mass && owns_mass(run, u, rect))
+    ha_scratch *s = &run->scratch[thread];
+    i /= run->nunits;
+    int64_t side = first + i % sides;
+    const ha_rect *rect = wave_rect(run, u, i / sides);
+    int sorted = ha_is_sorted(&run->plan->params);
+    if (rect && !side && sorted)
+        sort_keys(run, s, u, rect);
+    if (rect && !side && u->mass && owns_mass(run, u, rect))
         sum_mass(run, u, rect);
+    if (rect && side && sorted && run->plan->params.strict_causal)
+        sort_queries_strictly(run, s, u, rect, side - 1);
+    else if (rect && side)
+        sort_queries(run, s, u, rect, side - 1);
     ha_clock_add(run, thread, HA_STAGE_SORT, start);
+}
+
+static void sort_all_task(void *arg, int64_t i, int thread)
+{
+    ha_run *run = arg;
+    sort_side(run, i, 0, 1 + run->cpu->group, thread);
+}
+
+static void sort_keys_task(void *arg, int64_t i, int thread)
+{
+    sort_side(arg, i, 0, 1, thread);
 }
 
 static void sort_queries_task(void *arg, int64_t i, int thread)
 {
     ha_run *run = arg;
-    double start = ha_clock(run->plan);
-    ha_unit *u = &run->units[i % run->nunits];
-    i /= run->nunits;
-    const ha_rect *rect = wave_rect(run, u, i / run->cpu->group);
-    if (rect && run->plan->params.strict_causal && ha_is_sorted(&run->plan->params))
-        sort_queries_strictly(run, &run->scratch[thread], u, rect, i % run->cpu->group);
-    else if (rect)
-        sort_queries(run, &run->scratch[thread], u, rect, i % run->cpu->group);
-    ha_clock_add(run, thread, HA_STAGE_SORT, start);
+    sort_side(run, i, 1, run->cpu->group, thread);
 }
 
 /* Runs longer than a task holds become several tasks with the same columns. */
@@ -243,13 +263,14 @@ static void list_tasks(ha_run *run)
     }
 }
 
-/* strict_causal's query runs need the sorted keys; otherwise the two could go side by side, but the
- * sorts are short. */
 void ha_hyper_sort(ha_run *run)
 {
     int nthreads = run->plan->ctx->nthreads;
     int64_t n = run->cpu->max.max_rects * run->nunits;
-    ha_parallel_for(nthreads, n, sort_keys_task, run);
-    ha_parallel_for(nthreads, n * run->cpu->group, sort_queries_task, run);
+    if (run->plan->params.strict_causal) { /* query runs need the keys' ranks */
+        ha_parallel_for(nthreads, n, sort_keys_task, run);
+        ha_parallel_for(nthreads, n * run->cpu->group, sort_queries_task, run);
+    } else
+        ha_parallel_for(nthreads, n * (1 + run->cpu->group), sort_all_task, run);
     list_tasks(run);
 }

@@ -9,6 +9,12 @@ static int64_t row_of(const ha_state_rows *at, int64_t i)
     return at->index ? (int64_t)at->index[i] : at->first + i;
 }
 
+const float *ha_state_row(const ha_run *run, const ha_state_rows *at, int64_t i)
+{
+    int64_t row = at->head * at->unit->layout->nq + row_of(at, i);
+    return at->unit->acc + row * run->cpu->ldacc;
+}
+
 void ha_state_clear(const ha_run *run, ha_scratch *s, int64_t rows)
 {
     rows = ha_round_up(rows, run->cpu->arith->mr);

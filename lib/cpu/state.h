@@ -15,6 +15,9 @@ typedef struct ha_state_rows {
     int64_t first, rows;
 } ha_state_rows;
 
+/* Where row i's accumulators are kept between waves. */
+const float *ha_state_row(const ha_run *run, const ha_state_rows *at, int64_t i);
+
 /* No key seen yet, for all padded rows. */
 void ha_state_clear(const ha_run *run, ha_scratch *s, int64_t rows);
 

@@ -61,6 +61,18 @@ typedef struct ha_unit {
     uint8_t *finite;        /* [per HA_SPLIT keys of the pack]: every value is finite */
 } ha_unit;
 
+/* Columns of a unit: keys and their log2 weights. */
+typedef struct ha_columns {
+    uint32_t *key; /* [HA_TASK_KEYS] */
+    float *logw;   /* [HA_TASK_KEYS] */
+    int64_t n;
+    int sampled;   /* else exact */
+} ha_columns;
+
+/* Most rows that a task names ahead of need: K and V of one batch of columns, and its rows of q, out
+ * and state. */
+#define HA_TASK_AHEAD (2 * HA_TASK_KEYS + 3 * HA_TASK_ROWS)
+
 /* One thread's part of the workspace. */
 typedef struct ha_scratch {
     void *q;           /* query tiles of a task; f32 tile while hashing */
@@ -68,8 +80,9 @@ typedef struct ha_scratch {
     float *cap, *block_sum;
     float *inv;
     void *kpack, *vpack;
-    uint32_t *index;   /* [HA_TASK_KEYS] */
-    float *logw;       /* [HA_TASK_KEYS] */
+    ha_columns columns[3]; /* at work, next, and of the task behind this one */
+    const void **ahead;    /* [HA_TASK_AHEAD] */
+    int64_t nahead;
     int32_t *limit;
     float *tile;       /* the kernels' scratch */
     uint32_t *counts;  /* counting sort */

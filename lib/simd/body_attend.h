@@ -121,7 +121,8 @@ static __attribute__((noinline)) void FN(masked_scores)(const ha_tile *t, float 
 
 /* The panel from key c on, all of it seen by all rows. rest: as block's. */
 static inline __attribute__((always_inline)) void FN(full_scores)(const ha_tile *t, float *top,
-                                                                  int c, int rest)
+                                                                  int c, ahead_rows *ahead,
+                                                                  int rest)
 {
     int64_t depth = (t->head_dim + PAIR - 1) / PAIR, ldq = ha_round_up(depth, VLEN);
     const float *q = t->q, *k = (const float *)t->k + c * depth, *next = k + depth * NR;
@@ -132,19 +133,23 @@ static inline __attribute__((always_inline)) void FN(full_scores)(const ha_tile 
     int64_t share = prefetch_share(depth * NR, (rows + MR - 1) / MR);
     for (; rows > 0; rows -= MR, q += MR * ldq, s += MR * BC, top += MR * VLEN) {
         next = prefetch(next, share);
+        if (ahead->left)
+            prefetch_rows(ahead);
         FN(score_block)(s, top, q, ldq, k, depth, rest, logw, scale, NRV);
     }
 }
 
 /* Apart, as the register block needs all registers. */
-static __attribute__((noinline)) void FN(full_scores_even)(const ha_tile *t, float *top, int c)
+static __attribute__((noinline)) void FN(full_scores_even)(const ha_tile *t, float *top, int c,
+                                                           ahead_rows *ahead)
 {
-    FN(full_scores)(t, top, c, 0);
+    FN(full_scores)(t, top, c, ahead, 0);
 }
 
-static __attribute__((noinline)) void FN(full_scores_odd)(const ha_tile *t, float *top, int c)
+static __attribute__((noinline)) void FN(full_scores_odd)(const ha_tile *t, float *top, int c,
+                                                          ahead_rows *ahead)
 {
-    FN(full_scores)(t, top, c, 1);
+    FN(full_scores)(t, top, c, ahead, 1);
 }
 
 /* All scores, and the maxima of each row's, one vector a row. */
@@ -155,13 +160,16 @@ static void FN(scores)(const ha_tile *t, float *top)
         vstore(top + x, vset1(-INFINITY));
     /* limits do not decrease: the first row sees least */
     int seen = t->cap ? 0 : FN(row_keys)(t, 0);
+    int64_t blocks = rows / MR * (seen / NR);
+    ahead_rows ahead = {t->ahead, t->nahead, blocks ? (t->nahead + blocks - 1) / blocks : 0,
+                        t->ahead_bytes};
     for (int c = 0; c < t->keys; c += NR)
         if (c + NR > seen)
             FN(masked_scores)(t, top, c);
         else if (t->head_dim % (STEPS * PAIR) == 0)
-            FN(full_scores_even)(t, top, c);
+            FN(full_scores_even)(t, top, c, &ahead);
         else
-            FN(full_scores_odd)(t, top, c);
+            FN(full_scores_odd)(t, top, c, &ahead);
 }
 
 /* n vectors of scores become weights; returns their sum. */

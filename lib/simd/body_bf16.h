@@ -26,7 +26,7 @@ static void load_q_bf16(void *dst, const ha_rows *src, int64_t rows, int64_t hea
     for (int64_t i = 0; i < rows; i++, q += ld) {
         prefetch_row(src, i + AHEAD, rows, head_dim);
         for (int64_t c = 0; c < ld; c += VLEN)
-            vstore(q + c, load_units(row_at(src, i), c, head_dim));
+            vstore(q + c, load_units(ha_row_at(src, i), c, head_dim));
     }
     memset(q, 0, (size_t)((ha_round_up(rows, MR) - rows) * ld) * sizeof *q);
 }
@@ -42,7 +42,7 @@ static void pack_k_bf16(void *dst, const ha_rows *src, int64_t nkeys, int64_t he
             for (int64_t c = 0; c < depth; c += VLEN) {
                 vf r[VLEN];
                 for (int x = 0; x < VLEN; x++)
-                    r[x] = i + j + x < nkeys ? load_units(row_at(src, i + j + x), c, head_dim)
+                    r[x] = i + j + x < nkeys ? load_units(ha_row_at(src, i + j + x), c, head_dim)
                                              : vzero();
                 vtranspose(r);
                 for (int x = 0; x < VLEN && c + x < depth; x++)
@@ -60,7 +60,7 @@ static inline vf load_pair(const ha_rows *src, int64_t i, int64_t nkeys, int64_t
     int64_t n = dv - c < VLEN ? dv - c : VLEN;
     for (int x = 0; x < 2; x++)
         if (i + x < nkeys)
-            memcpy(row[x], (const uint16_t *)row_at(src, i + x) + c, (size_t)n * 2);
+            memcpy(row[x], (const uint16_t *)ha_row_at(src, i + x) + c, (size_t)n * 2);
     *odd = vfma(vload_bf16(row[0]), vzero(), *odd);
     *odd = vfma(vload_bf16(row[1]), vzero(), *odd);
     return vpair_u16(row[0], row[1]);

@@ -128,50 +128,64 @@ static inline const float *prefetch(const float *p, int64_t lines)
     return p;
 }
 
+/* What is left of a tile's rows ahead; each block asks for `share` of them. */
+typedef struct ahead_rows {
+    const void *const *row;
+    int64_t left, share, bytes;
+} ahead_rows;
+
+static inline void prefetch_rows(ahead_rows *ahead)
+{
+    int64_t n = ahead->share < ahead->left ? ahead->share : ahead->left;
+    ahead->left -= n;
+    for (; n > 0; n--) {
+        const char *p = *ahead->row++;
+        for (int64_t b = 0; b < ahead->bytes; b += 64)
+            __builtin_prefetch(p + b, 0, 2);
+    }
+}
+
 /* nv vectors of projections of mr rows, the first `rows` of which are stored. */
 static inline __attribute__((always_inline)) void project_block(float *proj, int64_t ld,
-                                                                const float *x, const float *g,
-                                                                int rows, int64_t head_dim, int mr,
-                                                                int nv)
+                                                                const float *x, int64_t ldx,
+                                                                const float *g, int64_t rows,
+                                                                int64_t head_dim, int mr, int nv)
 {
     vf acc[MR * NRV][NRV];
     for (int i = 0; i < mr; i++)
         for (int j = 0; j < nv; j++)
             acc[i][j] = vzero();
-    block(acc, mr, nv, x, ha_round_up(head_dim, VLEN), g, NR, head_dim, 1, vfma);
+    block(acc, mr, nv, x, ldx, g, NR, head_dim, 1, vmadd);
     for (int i = 0; i < mr && i < rows; i++)
         for (int j = 0; j < nv; j++)
             vstore(proj + i * ld + j * VLEN, acc[i][j]);
 }
 
-/* Blocks as tall as the accumulators of a full block allow, then blocks of MR rows, to which the
- * tile is padded. */
+/* Blocks as tall as the accumulators of a full block allow, then blocks of MR rows. */
 static inline __attribute__((always_inline)) void project_rows(float *proj, int64_t ld,
-                                                               const float *x, const float *g,
-                                                               int64_t rows, int64_t head_dim,
-                                                               int nv)
+                                                               const float *x, int64_t ldx,
+                                                               const float *g, int64_t rows,
+                                                               int64_t head_dim, int nv)
 {
-    int64_t ldx = ha_round_up(head_dim, VLEN), i = 0;
-    int tall = MR * NRV / nv;
+    const int tall = MR * NRV / nv;
+    int64_t i = 0;
     for (; i + tall <= rows; i += tall)
-        project_block(proj + i * ld, ld, x + i * ldx, g, tall, head_dim, tall, nv);
-    for (; i < rows; i += MR) {
-        int left = rows - i < MR ? (int)(rows - i) : MR;
-        project_block(proj + i * ld, ld, x + i * ldx, g, left, head_dim, MR, nv);
-    }
+        project_block(proj + i * ld, ld, x + i * ldx, ldx, g, tall, head_dim, tall, nv);
+    for (; i < rows; i += MR)
+        project_block(proj + i * ld, ld, x + i * ldx, ldx, g, rows - i, head_dim, MR, nv);
 }
 
-static void project(float *proj, int64_t ld, const float *x, const float *g, int64_t rows,
-                    int64_t head_dim, int r)
+static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
+                    int64_t rows, int64_t head_dim, int r)
 {
     switch ((r + VLEN - 1) / VLEN) {
-    case 1: project_rows(proj, ld, x, g, rows, head_dim, 1); break;
+    case 1: project_rows(proj, ld, x, ldx, g, rows, head_dim, 1); break;
 #if HA_MAX_PROJS > VLEN
-    case 2: project_rows(proj, ld, x, g, rows, head_dim, 2); break;
+    case 2: project_rows(proj, ld, x, ldx, g, rows, head_dim, 2); break;
 #endif
 #if HA_MAX_PROJS > 2 * VLEN
-    case 3: project_rows(proj, ld, x, g, rows, head_dim, 3); break;
-    case 4: project_rows(proj, ld, x, g, rows, head_dim, 4); break;
+    case 3: project_rows(proj, ld, x, ldx, g, rows, head_dim, 3); break;
+    case 4: project_rows(proj, ld, x, ldx, g, rows, head_dim, 4); break;
 #endif
     }
 }

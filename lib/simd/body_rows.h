@@ -12,18 +12,12 @@
 /* Rows between one in work and one asked for. */
 #define AHEAD 16
 
-static inline const char *row_at(const ha_rows *src, int64_t i)
-{
-    int64_t row = src->index ? (int64_t)src->index[i] : src->first + i;
-    return (const char *)src->base + row * src->stride * (src->dtype == HYPERATTN_F32 ? 4 : 2);
-}
-
 /* Asks for row i while earlier ones are at work: rows by index lie anywhere. */
 static inline void prefetch_row(const ha_rows *src, int64_t i, int64_t rows, int64_t n)
 {
     if (!src->index || i >= rows)
         return;
-    const char *row = row_at(src, i);
+    const char *row = ha_row_at(src, i);
     int64_t bytes = n * (src->dtype == HYPERATTN_F32 ? 4 : 2);
     for (int64_t b = 0; b < bytes; b += 64)
         __builtin_prefetch(row + b);
@@ -54,7 +48,7 @@ static inline __attribute__((always_inline)) void load_q_as(float *dst, const ha
 {
     int64_t ld = ha_round_up(head_dim, VLEN);
     for (int64_t i = 0; i < rows; i++, dst += ld) {
-        const char *row = row_at(src, i);
+        const char *row = ha_row_at(src, i);
         prefetch_row(src, i + AHEAD, rows, head_dim);
         for (int64_t c = 0; c < ld; c += VLEN)
             vstore(dst + c, load_row(row, dtype, c, head_dim));
@@ -71,18 +65,25 @@ static void load_q(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim
     }
 }
 
-/* One VLEN x VLEN square: keys i0.. of the source become lanes, dimensions become rows. */
-static inline __attribute__((always_inline)) void pack_square(float *dst, const ha_rows *src,
-                                                              int64_t i0, int64_t nkeys, int64_t c,
-                                                              int64_t n, hyperattn_dtype dtype)
+/* The keys [i, i + VLEN) of nkeys become lanes of a panel, one VLEN x VLEN square after the other.
+ * some: not all of them exist. */
+static inline __attribute__((always_inline)) void pack_keys(float *dst, const ha_rows *src,
+                                                            int64_t i, int64_t nkeys,
+                                                            int64_t head_dim, hyperattn_dtype dtype,
+                                                            int some)
 {
-    vf r[VLEN];
-    for (int i = 0; i < VLEN; i++)
-        r[i] = i0 + i < nkeys ? load_row(row_at(src, i0 + i), dtype, c, n) : vzero();
-    vtranspose(r);
-    int depth = n - c < VLEN ? (int)(n - c) : VLEN;
-    for (int i = 0; i < depth; i++)
-        vstore(dst + (c + i) * NR, r[i]);
+    const char *row[VLEN];
+    for (int x = 0; x < VLEN; x++)
+        row[x] = ha_row_at(src, some && i + x >= nkeys ? nkeys - 1 : i + x);
+    for (int64_t c = 0; c < head_dim; c += VLEN) {
+        vf r[VLEN];
+        for (int x = 0; x < VLEN; x++)
+            r[x] = some && i + x >= nkeys ? vzero() : load_row(row[x], dtype, c, head_dim);
+        vtranspose(r);
+        int depth = head_dim - c < VLEN ? (int)(head_dim - c) : VLEN;
+        for (int x = 0; x < depth; x++)
+            vstore(dst + (c + x) * NR, r[x]);
+    }
 }
 
 static inline __attribute__((always_inline)) void pack_k_as(float *dst, const ha_rows *src,
@@ -93,8 +94,10 @@ static inline __attribute__((always_inline)) void pack_k_as(float *dst, const ha
         for (int j = 0; j < NR; j += VLEN) {
             for (int x = 0; x < VLEN; x++)
                 prefetch_row(src, i + j + x + AHEAD, nkeys, head_dim);
-            for (int64_t c = 0; c < head_dim; c += VLEN)
-                pack_square(dst + j, src, i + j, nkeys, c, head_dim, dtype);
+            if (i + j + VLEN <= nkeys)
+                pack_keys(dst + j, src, i + j, nkeys, head_dim, dtype, 0);
+            else
+                pack_keys(dst + j, src, i + j, nkeys, head_dim, dtype, 1);
         }
 }
 
@@ -116,7 +119,7 @@ static inline __attribute__((always_inline)) int pack_v_as(void *dst, int64_t vp
     int64_t pad = ha_round_up(nkeys, NR) - nkeys, width;
     vf odd = vzero(); /* becomes NaN with the first value that is not finite */
     for (int64_t i = 0; i < nkeys; i++) {
-        const char *row = row_at(src, i);
+        const char *row = ha_row_at(src, i);
         prefetch_row(src, i + AHEAD, nkeys, dv);
         for (int64_t c = 0; c < dv; c += width) {
             width = ha_panel_width(&panels, c);
@@ -170,7 +173,7 @@ static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, 
 {
     ha_rows at = {dst->base, dst->stride, dst->index, dst->first, dst->dtype};
     for (int64_t i = 0; i < rows; i++, acc += ldacc) {
-        char *row = (char *)dst->base + (row_at(&at, i) - (const char *)dst->base);
+        char *row = (char *)dst->base + ((const char *)ha_row_at(&at, i) - (const char *)dst->base);
         vf w = vset1(inv[i]);
         for (int64_t c = 0; c < dv; c += VLEN)
             store_row(row, dst->dtype, c, dv, vmul(vload(acc + c), w));

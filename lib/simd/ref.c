@@ -13,12 +13,6 @@
 #define BR 48
 #define BC 128
 
-static const char *row_at(const ha_rows *src, int64_t i)
-{
-    int64_t row = src->index ? (int64_t)src->index[i] : src->first + i;
-    return (const char *)src->base + row * src->stride * (src->dtype == HYPERATTN_F32 ? 4 : 2);
-}
-
 static float value_at(const char *row, hyperattn_dtype dtype, int64_t c)
 {
     switch (dtype) {
@@ -31,7 +25,7 @@ static float value_at(const char *row, hyperattn_dtype dtype, int64_t c)
 
 static void load_row(float *dst, const ha_rows *src, int64_t i, int64_t n)
 {
-    const char *row = row_at(src, i);
+    const char *row = ha_row_at(src, i);
     for (int64_t c = 0; c < n; c++)
         dst[c] = value_at(row, src->dtype, c);
 }
@@ -49,7 +43,7 @@ static void pack_k(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_di
 {
     for (int64_t i = 0; i < ha_round_up(nkeys, NR); i++) {
         float *panel = (float *)dst + i / NR * NR * head_dim + i % NR;
-        const char *row = i < nkeys ? row_at(src, i) : NULL;
+        const char *row = i < nkeys ? ha_row_at(src, i) : NULL;
         for (int64_t c = 0; c < head_dim; c++)
             panel[c * NR] = row ? value_at(row, src->dtype, c) : 0;
     }
@@ -62,7 +56,7 @@ static int pack_v(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src,
     int64_t width;
     int finite = 1;
     for (int64_t i = 0; i < ha_round_up(nkeys, NR); i++) {
-        const char *row = i < nkeys ? row_at(src, i) : NULL;
+        const char *row = i < nkeys ? ha_row_at(src, i) : NULL;
         for (int64_t c = 0; c < dv; c += width) {
             width = ha_panel_width(&panels, c);
             float *p = (float *)dst + c * vpanel + (vfirst + i) * width;
@@ -152,14 +146,14 @@ static void attend(const ha_tile *t)
         attend_row(t, i);
 }
 
-static void project(float *proj, int64_t ld, const float *x, const float *g, int64_t rows,
-                    int64_t head_dim, int r)
+static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
+                    int64_t rows, int64_t head_dim, int r)
 {
     for (int64_t i = 0; i < rows; i++)
         for (int j = 0; j < r; j++) {
             float sum = 0;
             for (int64_t c = 0; c < head_dim; c++)
-                sum += x[i * head_dim + c] * g[c * NR + j];
+                sum += x[i * ldx + c] * g[c * NR + j];
             proj[i * ld + j] = sum;
         }
 }
