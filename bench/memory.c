@@ -5,9 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "message.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
 
 bool size_product(size_t *size, int n, const int64_t *factors)
 {
@@ -49,15 +52,30 @@ bool memory_fits(size_t bytes, const char *what)
     return false;
 }
 
+/* Huge pages, where the system gives them for the asking: rows are gathered from anywhere, and with
+ * small pages each costs a page walk. numpy's and most engines' allocators ask for them too. */
+static void ask_for_huge_pages(void *buffer, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    if (bytes >= HUGE_PAGE)
+        (void)madvise(buffer, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#else
+    (void)buffer;
+    (void)bytes;
+#endif
+}
+
 void *buffer_alloc(size_t bytes, const char *what)
 {
     void *buffer = NULL;
     if (!memory_fits(bytes, what))
         return NULL;
-    if (bytes > SIZE_MAX - 64 || posix_memalign(&buffer, 64, bytes ? bytes : 64)) {
+    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+    if (bytes > SIZE_MAX - align || posix_memalign(&buffer, align, bytes ? bytes : align)) {
         failed("%s: no memory for %.2f GiB", what, (double)bytes / 0x1p30);
         return NULL;
     }
+    ask_for_huge_pages(buffer, bytes);
     memset(buffer, 0, bytes);
     return buffer;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Buffers for tensors: sizes checked for overflow and against the memory that is available, 64-byte
- * aligned, every page touched before anything is timed.
+ * aligned, in huge pages if they are large, every page touched before anything is timed.
  */
 #ifndef BENCH_MEMORY_H
 #define BENCH_MEMORY_H

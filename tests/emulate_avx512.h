@@ -123,6 +123,28 @@ static inline __m512 emu_cvtph_ps(__m256i x)
         emu_w.si;                                                              \
     })
 
+/* ---- powers of two --------------------------------------------------------------------------- */
+
+/* VREDUCEPS with an operand of 0: what rounding to an integer takes off; 0 for an infinity. */
+static inline __m512 emu_reduce_ps(__m512 x)
+{
+    emu_lanes r = {.ps = x};
+    for (int i = 0; i < 16; i++)
+        r.f32[i] = isinf(r.f32[i]) ? 0 : r.f32[i] - rintf(r.f32[i]);
+    return r.ps;
+}
+
+/* x * 2^floor(y), rounded once; lanes that the mask leaves out are zero. */
+static inline __m512 emu_maskz_scalef_ps(__mmask16 k, __m512 x, __m512 y)
+{
+    emu_lanes r = {.ps = x}, by = {.ps = y};
+    for (int i = 0; i < 16; i++) {
+        float n = fmaxf(fminf(floorf(by.f32[i]), 512), -512);
+        r.f32[i] = !(k >> i & 1) ? 0 : isnan(by.f32[i]) ? by.f32[i] : ldexpf(r.f32[i], (int)n);
+    }
+    return r.ps;
+}
+
 /* ---- bf16 ------------------------------------------------------------------------------------ */
 
 /* VCVTNEPS2BF16: nearest even; denormals become zeros of their sign, NaN a quiet NaN. */
@@ -142,6 +164,14 @@ static inline __m256bh emu_cvtneps_pbh(__m512 x)
     for (int i = 0; i < 16; i++)
         w.u16[i] = emu_bf16(r.u32[i]);
     return w.bh;
+}
+
+/* VCVTNE2PS2BF16: the second operand's lanes come first. */
+static inline __m512bh emu_cvtne2ps_pbh(__m512 high, __m512 low)
+{
+    emu_words w[2] = {{.bh = emu_cvtneps_pbh(low)}, {.bh = emu_cvtneps_pbh(high)}};
+    emu_lanes r = {.half_si = {w[0].si, w[1].si}};
+    return r.bh;
 }
 
 /* Denormals become zeros of their sign. */
@@ -188,6 +218,9 @@ static inline __m512 emu_dpbf16_ps(__m512 acc, __m512bh a, __m512bh b)
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_cvtneps_pbh
+#undef _mm512_cvtne2ps_pbh
+#undef _mm512_reduce_ps
+#undef _mm512_maskz_scalef_ps
 #undef _mm512_dpbf16_ps
 #undef _mm512_shuffle_f32x4
 #define _mm512_maskz_loadu_ps(k, p) emu_maskz_loadu_ps(k, p)
@@ -200,6 +233,9 @@ static inline __m512 emu_dpbf16_ps(__m512 acc, __m512bh a, __m512bh b)
 #define _mm512_cvtph_ps(x) emu_cvtph_ps(x)
 #define _mm512_cvtps_ph(x, rounding) emu_cvtps_ph(x, rounding)
 #define _mm512_cvtneps_pbh(x) emu_cvtneps_pbh(x)
+#define _mm512_cvtne2ps_pbh(high, low) emu_cvtne2ps_pbh(high, low)
+#define _mm512_reduce_ps(x, imm8) emu_reduce_ps(x)
+#define _mm512_maskz_scalef_ps(k, x, y) emu_maskz_scalef_ps(k, x, y)
 #define _mm512_dpbf16_ps(acc, a, b) emu_dpbf16_ps(acc, a, b)
 #define _mm512_shuffle_f32x4(a, b, imm8) simde_mm512_shuffle_f32x4(a, b, imm8)
 

@@ -13,10 +13,14 @@ static inline vf vdot_bf16(vf a, vf b, vf acc)
     return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
 }
 
-/* Sixteen weights to bf16, packed into half a vector. */
-static inline void vstore_weights(uint16_t *p, vf x)
+/* n vectors of weights to bf16, two by one conversion where there are two. */
+static inline __attribute__((always_inline)) void vstore_weights(uint16_t *p, const vf *x, int n)
 {
-    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(x));
+    for (int i = 0; i + 1 < n; i += 2)
+        _mm512_storeu_si512(p + i * VLEN, (__m512i)_mm512_cvtne2ps_pbh(x[i + 1], x[i]));
+    if (n % 2)
+        _mm256_storeu_si256((__m256i *)(p + (n - 1) * VLEN),
+                            (__m256i)_mm512_cvtneps_pbh(x[n - 1]));
 }
 
 /* Lanes of even and odd interleaved: lane i becomes the pair (even[i], odd[i]). */

@@ -8,10 +8,16 @@
 #include "body_rows.h"
 #include "body_math.h"
 
+static inline __attribute__((always_inline)) void store_weights_f32(float *row, const vf *p, int n)
+{
+    for (int i = 0; i < n; i++)
+        vstore(row + i * VLEN, p[i]);
+}
+
 #define FN(name) name##_f32
 #define PAIR 1
 #define DOT vmadd
-#define STORE_P(row, j, p) vstore((row) + (j), p)
+#define STORE_P(row, j, p, n) store_weights_f32((row) + (j), p, n)
 #define FIRST_OF(unit) (unit)
 #include "body_attend.h"
 #undef FN

@@ -6,7 +6,7 @@
  *     FN(name)                  the arithmetic's function names
  *     PAIR                      values per unit
  *     DOT(a, b, c)              c plus the product of two vectors of units
- *     STORE_P(row, j, p)        stores vector j of a row's weights in the arithmetic's type
+ *     STORE_P(row, j, p, n)     stores n vectors of a row's weights, from key j on, in its type
  *     FIRST_OF(unit)            a unit of values with all but its first one zero
  */
 
@@ -179,10 +179,9 @@ static inline __attribute__((always_inline)) vf FN(weights)(float *s, int j, vf 
     for (int i = 0; i < n; i++)
         p[i] = vsub(base, vload(s + j + i * VLEN));
     vexp2_neg(p, n);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sum = i ? vadd(sum, p[i]) : p[i];
-        STORE_P(s, j + i * VLEN, p[i]);
-    }
+    STORE_P(s, j, p, n);
     return sum;
 }
 
@@ -201,11 +200,11 @@ static void FN(grow_max)(const ha_tile *t, int r, float top)
 }
 
 /* Turns a row's scores into weights relative to the running maximum, which may grow. */
-static inline void FN(softmax_row)(const ha_tile *t, int r, int keys, float top)
+static inline void FN(softmax_row)(const ha_tile *t, int r, int keys, vf top)
 {
     float *s = t->scratch + r * BC;
-    if (top > t->m[r])
-        FN(grow_max)(t, r, top);
+    if (vany_above(top, t->m[r])) /* rarely: spares the maximum over the lanes */
+        FN(grow_max)(t, r, vhmax(top));
     vf base = vset1(t->m[r] == -INFINITY ? 0 : t->m[r]), sum = vzero();
     int j = 0;
     for (; j + 4 * VLEN <= keys; j += 4 * VLEN)
@@ -231,19 +230,23 @@ static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t 
  * so that its bits do not depend on what it does not see. */
 static void FN(values_carefully)(const ha_tile *t, int r)
 {
-    float seen[NR * BC], acc[MR * NR];
+    float seen[NR * VSTEP], acc[MR * NR];
     ha_panels panels = ha_column_panels(t->dv, VLEN, NR);
     int64_t units = FN(group_keys)(t, r) / PAIR, width;
     for (int64_t c = 0; c < t->dv; c += width) {
         const float *v = (const float *)t->v + c * t->vpanel;
         width = ha_panel_width(&panels, c);
         for (int i = r; i < r + MR; i++) {
-            FN(copy_visible)(seen, v + t->vfirst * width, width, units, t->limit[i]);
             for (int x = 0; x < MR; x++)
                 memcpy(acc + x * NR, t->acc + (r + x) * t->ldacc + c,
                        (size_t)width * sizeof *acc);
-            BY_WIDTH(FN(value_block), (int)(width / VLEN), acc, NR, t->scratch + r * BC, seen,
-                     units)
+            for (int64_t u = 0; u < units; u += VSTEP) {
+                int64_t n = units - u < VSTEP ? units - u : VSTEP;
+                FN(copy_visible)(seen, v + (t->vfirst + u) * width, width, n,
+                                 t->limit[i] - (int)u * PAIR);
+                BY_WIDTH(FN(value_block), (int)(width / VLEN), acc, NR, t->scratch + r * BC + u,
+                         seen, n)
+            }
             memcpy(t->acc + i * t->ldacc + c, acc + (i - r) * NR, (size_t)width * sizeof *acc);
         }
     }
@@ -296,7 +299,7 @@ static void FN(attend)(const ha_tile *t)
     for (int r = 0; r < t->rows; r += MR) {
         int keys = FN(group_keys)(t, r);
         for (int i = r; i < r + MR; i++)
-            FN(softmax_row)(t, i, keys, vhmax(vload(top + i * VLEN)));
+            FN(softmax_row)(t, i, keys, vload(top + i * VLEN));
     }
     if (t->careful && t->limit)
         for (int r = 0; r < t->rows; r += MR)

@@ -100,7 +100,7 @@ static inline float first_of_pair(float unit)
 #define FN(name) name##_bf16
 #define PAIR 2
 #define DOT vdot_bf16
-#define STORE_P(row, j, p) vstore_weights((uint16_t *)(row) + (j), p)
+#define STORE_P(row, j, p, n) vstore_weights((uint16_t *)(row) + (j), p, n)
 #define FIRST_OF(unit) first_of_pair(unit)
 #include "body_attend.h"
 #undef FN

@@ -12,13 +12,34 @@
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
+/* The steps of vexp2_neg that a level may have instructions for. x is split into an integer i and f
+ * in [-1/2, 1/2]: subtracting from 1.5 * 2^23 + 127 rounds to i and leaves 127 - i in the low bits,
+ * which become the exponent. */
+#ifndef VSPLIT
+static inline __attribute__((always_inline)) void vsplit(vf *x, vf *scale, int n)
+{
+    const vf magic = vset1(0x1.8p23f + 127);
+    for (int i = 0; i < n; i++) {
+        x[i] = vmin(vset1(127), x[i]);
+        scale[i] = vsub(magic, x[i]);
+    }
+    for (int i = 0; i < n; i++)
+        x[i] = vadd(x[i], vsub(scale[i], magic));
+}
+
+/* p = 2^-f, times 2^-i. */
+static inline vf vscale(vf p, vf f, vf scale)
+{
+    (void)f;
+    return vmul(p, vshl23(scale));
+}
+#endif
+
 /* x = 2^-x for n vectors, n a constant; x >= 0, about 1 ulp; above 126.5 zero, NaN for NaN. The
  * sign lets a caller subtract from a maximum, whose instruction also loads.
  *
- * x is split into an integer i and f in [-1/2, 1/2]: subtracting from 1.5 * 2^23 + 127 rounds to i
- * and leaves 127 - i in the low bits, which become the exponent. The polynomial interpolates 2^-f
- * at Chebyshev nodes. The steps go over all n vectors in turn: one chain alone is bound by latency,
- * for a core's scheduler holds too few of its long iterations. */
+ * The polynomial interpolates 2^-f at Chebyshev nodes. The steps go over all n vectors in turn: one
+ * chain alone is bound by latency, for a core's scheduler holds too few of its long iterations. */
 static inline __attribute__((always_inline)) void vexp2_neg(vf *x, int n)
 {
     static const float c[] = {
@@ -26,21 +47,15 @@ static inline __attribute__((always_inline)) void vexp2_neg(vf *x, int n)
         -0x1.c6aecc0000000p-5f,  0x1.ebfbe00000000p-3f,   -0x1.62e4300000000p-1f,
         1,
     };
-    const vf magic = vset1(0x1.8p23f + 127);
     vf scale[4], p[4];
-    for (int i = 0; i < n; i++) {
-        x[i] = vmin(vset1(127), x[i]);
-        scale[i] = vsub(magic, x[i]);
-    }
-    for (int i = 0; i < n; i++) {
-        x[i] = vadd(x[i], vsub(scale[i], magic));
+    vsplit(x, scale, n);
+    for (int i = 0; i < n; i++)
         p[i] = vfma(vset1(c[0]), x[i], vset1(c[1]));
-    }
     for (int k = 2; k < 7; k++)
         for (int i = 0; i < n; i++)
             p[i] = vfma(p[i], x[i], vset1(c[k]));
     for (int i = 0; i < n; i++)
-        x[i] = vmul(p[i], vshl23(scale[i]));
+        x[i] = vscale(p[i], x[i], scale[i]);
 }
 
 static void exp2_array(float *x, int64_t n)
@@ -59,7 +74,7 @@ static inline __attribute__((always_inline)) void block_step(vf (*acc)[NRV], int
                                                              const float *const *a, int x,
                                                              const float *b, vf (*dot)(vf, vf, vf))
 {
-    vf held[MR < NRV ? NRV : MR];
+    vf held[MR * NRV];
     if (mr < nv) {
         for (int i = 0; i < mr; i++)
             held[i] = vset1(a[i][x]);
@@ -161,16 +176,21 @@ static inline __attribute__((always_inline)) void project_block(float *proj, int
             vstore(proj + i * ld + j * VLEN, acc[i][j]);
 }
 
-/* Blocks as tall as the accumulators of a full block allow, then blocks of MR rows. */
+/* Blocks as tall as the accumulators of a full block allow, but of nine rows at most: more are more
+ * streams than the hardware follows. Then blocks of MR rows. */
 static inline __attribute__((always_inline)) void project_rows(float *proj, int64_t ld,
                                                                const float *x, int64_t ldx,
                                                                const float *g, int64_t rows,
                                                                int64_t head_dim, int nv)
 {
-    const int tall = MR * NRV / nv;
+    const int most = NRV / nv < 9 / MR ? NRV / nv : 9 / MR, tall = MR * (most ? most : 1);
     int64_t i = 0;
-    for (; i + tall <= rows; i += tall)
+    for (; i + tall <= rows; i += tall) {
+        /* these rows come from memory, where the hardware alone reaches half of its rate */
+        for (int64_t next = i + 2 * tall; next < i + 3 * tall && next < rows; next++)
+            prefetch(x + next * ldx, (head_dim + 15) / 16);
         project_block(proj + i * ld, ld, x + i * ldx, ldx, g, tall, head_dim, tall, nv);
+    }
     for (; i < rows; i += MR)
         project_block(proj + i * ld, ld, x + i * ldx, ldx, g, rows - i, head_dim, MR, nv);
 }

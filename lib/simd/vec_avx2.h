@@ -97,6 +97,12 @@ static inline void vstore_f16(uint16_t *p, vf x)
 
 static inline float vfirst(vf x) { return _mm256_cvtss_f32(x); }
 
+/* Whether a lane of x is above y; lanes with NaN are not. */
+static inline int vany_above(vf x, float y)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(x, vset1(y), _CMP_GT_OQ)) != 0;
+}
+
 static inline float vhmax(vf x)
 {
     __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

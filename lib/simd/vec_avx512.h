@@ -19,7 +19,7 @@
 #define MR 6
 #define NRV 4 /* vectors of a panel row */
 #define BR 48
-#define BC 128
+#define BC 320 /* a block of 256 keys and 32 sinks in one step */
 #define VSTEP 64 /* units of a value panel at a time */
 
 typedef __m512 vf;
@@ -50,6 +50,24 @@ static inline vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vshl23(vf x)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
+}
+
+/* The steps of 2^-x around its polynomial: VREDUCEPS leaves f = x - i, and f - x is -i, by which
+ * VSCALEFPS scales. The mask makes zeros of results below 2^-126.5: as subnormal numbers they would
+ * be slow. */
+#define VSPLIT
+static inline __attribute__((always_inline)) void vsplit(vf *x, vf *scale, int n)
+{
+    for (int i = 0; i < n; i++) {
+        scale[i] = x[i];
+        x[i] = _mm512_reduce_ps(x[i], 0);
+    }
+}
+
+static inline vf vscale(vf p, vf f, vf x)
+{
+    __mmask16 keep = _mm512_cmp_ps_mask(x, vset1(126.5f), _CMP_NGT_UQ);
+    return _mm512_maskz_scalef_ps(keep, p, vsub(f, x));
 }
 
 /* Lanes below n, for any n. */
@@ -104,6 +122,12 @@ static inline void vstore_f16(uint16_t *p, vf x)
 }
 
 static inline float vfirst(vf x) { return _mm512_cvtss_f32(x); }
+
+/* Whether a lane of x is above y; lanes with NaN are not. */
+static inline int vany_above(vf x, float y)
+{
+    return _mm512_cmp_ps_mask(x, vset1(y), _CMP_GT_OQ) != 0;
+}
 
 static inline float vhmax(vf x) { return _mm512_reduce_max_ps(x); }
 static inline float vhsum(vf x) { return _mm512_reduce_add_ps(x); }

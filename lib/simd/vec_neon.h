@@ -90,6 +90,12 @@ static inline void vstore_f16(uint16_t *p, vf x)
 
 static inline float vfirst(vf x) { return vgetq_lane_f32(x, 0); }
 
+/* Whether a lane of x is above y; lanes with NaN are not. */
+static inline int vany_above(vf x, float y)
+{
+    return vmaxvq_u32(vcgtq_f32(x, vset1(y))) != 0;
+}
+
 static inline float vhmax(vf x) { return vmaxvq_f32(x); }
 static inline float vhsum(vf x) { return vaddvq_f32(x); }
 
