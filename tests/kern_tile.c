@@ -31,7 +31,7 @@ void tile_fill(tile_problem *p, rng *r)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-enum { Q, K, V, LOGW, LIMIT, CAP, M, L, ACC, SCRATCH, BUFFERS };
+enum { Q, K, V, LOGW, LIMIT, CAP, AHEAD, M, L, ACC, SCRATCH, BUFFERS };
 
 typedef struct tile_memory {
     guarded g[BUFFERS];
@@ -60,6 +60,20 @@ static void caps_new(const tile_problem *p, tile_memory *mem)
         ((float *)mem->g[CAP].data)[i] = i < p->rows ? p->cap[i] : 0;
     mem->tile.cap = (const float *)mem->g[CAP].data;
     guarded_read_only(&mem->g[CAP]);
+}
+
+/* Rows ahead are hints: here, addresses at which nothing may be read. */
+static void ahead_new(const tile_problem *p, tile_memory *mem)
+{
+    int64_t count = 7 * (p->rows % 5);
+    mem->g[AHEAD] = guarded_workspace((size_t)count * sizeof(void *));
+    const void **row = (const void **)mem->g[AHEAD].data;
+    for (int64_t i = 0; i < count; i++)
+        row[i] = (const void *)((uintptr_t)i << 40);
+    mem->tile.ahead = row;
+    mem->tile.nahead = count;
+    mem->tile.ahead_bytes = 256;
+    guarded_read_only(&mem->g[AHEAD]);
 }
 
 static tile_memory memory_new(const kern_run *run, const tile_problem *p)
@@ -91,6 +105,8 @@ static tile_memory memory_new(const kern_run *run, const tile_problem *p)
     guarded_read_only(&mem.g[Q]);
     if (p->has_cap)
         caps_new(p, &mem);
+    if (p->rows % 5)
+        ahead_new(p, &mem);
     return mem;
 }
 

@@ -39,7 +39,9 @@ static inline __attribute__((always_inline)) void FN(score_block)(float *s, floa
         vstore(top + i * VLEN, high[i]);
 }
 
-/* nv vectors of one column panel: acc += weights of MR rows times the values of `units` units. */
+/* nv vectors of one column panel: acc += weights of MR rows times the values of `units` units. The
+ * product is summed on its own first: rounding errors then grow with VSTEP and the number of steps in
+ * place of their product. */
 static inline __attribute__((always_inline)) void FN(value_block)(float *out, int64_t ldacc,
                                                                   const float *p, const float *v,
                                                                   int64_t units, int nv)
@@ -47,11 +49,11 @@ static inline __attribute__((always_inline)) void FN(value_block)(float *out, in
     vf acc[MR][NRV];
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
-            acc[i][j] = vload(out + i * ldacc + j * VLEN);
+            acc[i][j] = vzero();
     block(acc, MR, nv, p, BC, v, nv * VLEN, units, VLEN / PAIR % STEPS, DOT);
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
-            vstore(out + i * ldacc + j * VLEN, acc[i][j]);
+            vstore(out + i * ldacc + j * VLEN, vadd(acc[i][j], vload(out + i * ldacc + j * VLEN)));
 }
 
 /* Calls f with its last argument constant, so that the register block is unrolled. */
@@ -113,9 +115,11 @@ static __attribute__((noinline)) void FN(masked_scores)(const ha_tile *t, float 
         if (left <= 0)
             continue;
         int nv = left < NR ? left / VLEN : NRV;
-        BY_WIDTH(FN(score_block), nv, s, unmasked, q, ldq, k, depth, 1, t->logw + c,
-                 t->scale)
-        FN(mask_block)(t, top, r, c, nv);
+        int masked = t->cap || c + nv * VLEN > FN(row_keys)(t, r);
+        BY_WIDTH(FN(score_block), nv, s, masked ? unmasked : top + r * VLEN, q, ldq, k, depth, 1,
+                 t->logw + c, t->scale)
+        if (masked)
+            FN(mask_block)(t, top, r, c, nv);
     }
 }
 
