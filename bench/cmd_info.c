@@ -34,6 +34,9 @@ static const bool built_in[HA_LEVELS] = {
 #ifdef HA_HAVE_NEON
     [HA_LEVEL_NEON] = true,
 #endif
+#ifdef HA_HAVE_NEONBF16
+    [HA_LEVEL_NEONBF16] = true,
+#endif
 };
 
 static const char *const variables[] = {HA_ENV_CPU, HA_ENV_BACKEND, HA_ENV_LOG, "OMP_NUM_THREADS"};

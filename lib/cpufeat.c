@@ -38,14 +38,48 @@ int ha_cpu_has(ha_level level)
     }
 }
 
+#elif defined(__aarch64__)
+
+#ifdef __linux__
+#include <errno.h>
+#include <sys/auxv.h>
+
+/* Older headers lack the names. */
+#ifndef AT_HWCAP2
+#define AT_HWCAP2 26
+#endif
+#ifndef HWCAP2_BF16
+#define HWCAP2_BF16 (1 << 14)
+#endif
+
+static int has_bf16(void)
+{
+    int before = errno; /* which getauxval sets where the kernel is too old to know AT_HWCAP2 */
+    int has = (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
+    errno = before;
+    return has;
+}
+#else
+static int has_bf16(void)
+{
+    return 0;
+}
+#endif
+
+int ha_cpu_has(ha_level level)
+{
+    switch (level) {
+    case HA_LEVEL_REF:
+    case HA_LEVEL_NEON: return 1; /* part of the base architecture */
+    case HA_LEVEL_NEONBF16: return has_bf16();
+    default: return 0;
+    }
+}
+
 #else
 
 int ha_cpu_has(ha_level level)
 {
-#if defined(__aarch64__)
-    if (level == HA_LEVEL_NEON)
-        return 1; /* part of the base architecture */
-#endif
     return level == HA_LEVEL_REF;
 }
 

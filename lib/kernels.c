@@ -8,7 +8,8 @@
 #include "env.h"
 #include "log.h"
 
-static const char *const names[HA_LEVELS] = {"ref", "avx2", "avx512", "avx512bf16", "neon"};
+static const char *const names[HA_LEVELS] = {"ref", "avx2", "avx512", "avx512bf16", "neon",
+                                             "neonbf16"};
 
 static const ha_kernels *const tables[HA_LEVELS] = {
     [HA_LEVEL_REF] = &ha_kernels_ref,
@@ -23,6 +24,9 @@ static const ha_kernels *const tables[HA_LEVELS] = {
 #endif
 #ifdef HA_HAVE_NEON
     [HA_LEVEL_NEON] = &ha_kernels_neon,
+#endif
+#ifdef HA_HAVE_NEONBF16
+    [HA_LEVEL_NEONBF16] = &ha_kernels_neonbf16,
 #endif
 };
 

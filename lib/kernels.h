@@ -8,11 +8,13 @@
  * values of the depth. So the packed shapes are the same in both arithmetics, with
  * depth = ha_units(arith, head_dim).
  *
- * Packed shapes (NR = arith->nr keys or columns, zero-padded):
- *   query tile  [rows up to a multiple of MR][ldq]               ldq = ha_ldq(), row-major
- *   keys        [ceil(nkeys / NR)][depth][NR]                    panels of NR keys
- *   values      [ceil(dv / NR)][key units of the whole pack][ha_panel_width() <= NR]; the panel
- *               that starts at column c lies c * key units into the pack
+ * Operands are packed, and padded with zeros, in panels. A panel of H rows (or columns) is units
+ * [depth / RUN][H][RUN], where RUN = arith->run is 1, or 2 for matrix instructions, which take two
+ * units of a row at once. With NR = arith->nr:
+ *   query tile  panels of RUN rows, rows up to a multiple of MR; depth ha_ldq()
+ *   keys        panels of NR keys; depth ha_units() of head_dim
+ *   values      panels of ha_panel_width() <= NR columns; depth: the key units of the whole pack;
+ *               the panel that starts at column c lies c * depth units into the pack
  */
 #ifndef HA_KERNELS_H
 #define HA_KERNELS_H
@@ -75,6 +77,7 @@ typedef struct ha_arith {
     int lanes;  /* of one vector; nr is a multiple */
     int br, bc; /* most rows and keys of one tile; multiples of mr and nr */
     int pair;   /* values per unit: 1 (f32) or 2 (bf16) */
+    int run;    /* units of a row that lie together in a panel: 1 or 2 */
     /* rows x head_dim -> query tile, zero-filled */
     void (*load_q)(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim);
     /* nkeys x head_dim -> key panels */
@@ -120,10 +123,10 @@ static inline int64_t ha_round_up(int64_t x, int64_t to)
     return (x + to - 1) / to * to;
 }
 
-/* Units of a row of n values. */
+/* Units of a row of n values, whole runs of them. */
 static inline int64_t ha_units(const ha_arith *a, int64_t n)
 {
-    return (n + a->pair - 1) / a->pair;
+    return ha_round_up(n, a->pair * a->run) / a->pair;
 }
 
 /* Units between the rows of a query tile. */
@@ -183,6 +186,7 @@ typedef enum ha_level {
     HA_LEVEL_AVX512,
     HA_LEVEL_AVX512BF16,
     HA_LEVEL_NEON,
+    HA_LEVEL_NEONBF16,
     HA_LEVELS
 } ha_level;
 
@@ -196,6 +200,6 @@ const ha_kernels *ha_kernels_best(const char **reason);
 const char *ha_level_name(ha_level level);
 
 extern const ha_kernels ha_kernels_ref, ha_kernels_avx2, ha_kernels_avx512, ha_kernels_avx512bf16,
-    ha_kernels_neon;
+    ha_kernels_neon, ha_kernels_neonbf16;
 
 #endif

@@ -137,7 +137,7 @@ END_TEST
 
 START_TEST(a_missing_level_falls_to_the_next_lower)
 {
-    static const char *const all[] = {"avx2", "avx512", "avx512bf16", "neon"};
+    static const char *const all[] = {"avx2", "avx512", "avx512bf16", "neon", "neonbf16"};
     const char *names[8];
     int n = levels_here(names, COUNT(names));
     for (int s = 0; s < COUNT(all); s++) {

@@ -3,7 +3,8 @@
 #
 # Code for one instruction-set level stays in that level's objects, so that a processor without it
 # never runs it. Two ways to leak are looked for:
-#   - an object outside the level libraries holds AVX code (any VEX or EVEX instruction);
+#   - an object outside the level libraries holds AVX code (any VEX or EVEX instruction), or on
+#     AArch64, where the base has SIMD, one outside neonbf16's holds bf16 instructions;
 #   - a level's object defines a symbol, other than its kernel table, that the linker may choose
 #     for callers elsewhere: a plain "inline" function of a header is enough.
 # shellcheck disable=SC2086  # compilers and flags are several words
@@ -18,16 +19,22 @@ if [ -n "$SANITIZER" ]; then
     echo "sanitizers define symbols of their own"
     exit 77
 fi
-if echo '__AVX__ __x86_64__' | $CC $CFLAGS -E -P -x c - | grep -q '__AVX__ 1'; then
-    :
-else
-    echo "not x86-64, or the compiler's flags put AVX everywhere"
-    exit 77
-fi
+# The levels; names of the objects that may hold the instructions, which no other mnemonic that the
+# compiler emits begins like.
+bf16=__ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+case $(echo __x86_64__ __AVX__ __aarch64__ $bf16 | $CC $CFLAGS -E -P -x c -) in
+"1 __AVX__ "*)
+    all="avx2 avx512 avx512bf16" objects=libha_avx what=AVX instructions=v ;;
+*"1 $bf16")
+    all="neon neonbf16" objects=libha_neonbf16 what=bf16 instructions='bf(dot|mmla|mlal|cvt)' ;;
+*)
+    echo "neither x86-64 nor AArch64, or the compiler's flags put a level's instructions everywhere"
+    exit 77 ;;
+esac
 
 failed=0
 levels=
-for level in avx2 avx512 avx512bf16; do
+for level in $all; do
     library=$libs/libha_$level.a
     [ -f "$library" ] || continue
     levels="$levels $level"
@@ -38,14 +45,15 @@ for level in avx2 avx512 avx512bf16; do
     fi
 done
 
-# Prints "object: instruction" for the first AVX instruction of each object of libha.a that is not
-# of a level library. No other x86-64 mnemonic that the compiler emits starts with v.
-"$OBJDUMP" -d --no-show-raw-insn "$libs/libha.a" | awk '
-    / file format / { object = $1; level = (object ~ /^libha_avx/); objects += !level }
-    !level && /^ *[0-9a-f]+:\tv/ && !(object in seen) { seen[object] = 1; print object $0 }
+# Prints "object: instruction" for the first such instruction of each object of libha.a that may
+# hold none.
+"$OBJDUMP" -d --no-show-raw-insn "$libs/libha.a" | awk -v own="^$objects" \
+    -v leak="^ *[0-9a-f]+:\t$instructions" '
+    / file format / { object = $1; level = (object ~ own); objects += !level }
+    !level && $0 ~ leak && !(object in seen) { seen[object] = 1; print object $0 }
     END { print objects > "/dev/stderr" }' >"$work/leaks" 2>"$work/count"
 if [ -s "$work/leaks" ]; then
-    echo "AVX code outside the level libraries:"
+    echo "$what code outside the libraries of its levels:"
     cat "$work/leaks"
     failed=1
 fi

@@ -8,6 +8,10 @@
 
 #include "kern_tile.h"
 
+/* The bounds count one rounding by U for each term of a sum, and a few more. They hold for the bf16
+ * instructions of AArch64 too, which round to odd: to the neighbour whose last bit is set, up to
+ * 2 U away. Those add products, which are exact, in pairs: one rounding of the whole for two terms,
+ * and the roundings of the pairs' own sums, together no more than one of the whole. */
 #define U 0x1p-24      /* half the spacing of f32 at 1 */
 #define FLOOR 0x1p-122 /* weights and flushed denormals that may be zero instead */
 

@@ -131,6 +131,13 @@ static void check_unit(kern_worst *w, const ha_arith *a, const source *s, const 
     kern_same_bits(w, what, x, y, expected, got, 8);
 }
 
+/* Unit x of row i in panels of `height` rows. */
+static int64_t unit_at(const ha_arith *a, int64_t height, int64_t depth, int64_t i, int64_t x)
+{
+    int64_t run = x / a->run * a->run;
+    return (i / height * depth + run) * height + i % height * a->run + x - run;
+}
+
 static const char *first_of(const char *a, const char *b)
 {
     return a ? a : b;
@@ -149,7 +156,8 @@ static const char *load_q_of(const kern_run *run, rng *r, const rows_shape *shap
     kern_worst w = {0};
     for (int64_t i = 0; i < padded; i++)
         for (int64_t x = 0; x < ld; x++)
-            check_unit(&w, a, &s, "q", i, x, q[i * ld + x], i, x * a->pair, i, x * a->pair + 1);
+            check_unit(&w, a, &s, "q", i, x, q[unit_at(a, a->run, ld, i, x)], i, x * a->pair, i,
+                       x * a->pair + 1);
     const char *why = first_of(kern_verdict(&w), guarded_check(&dst));
     guarded_free(&dst);
     source_free(&s);
@@ -181,8 +189,8 @@ static const char *pack_k_case(const kern_run *run, rng *r, const void *arg)
     kern_worst w = {0};
     for (int64_t j = 0; j < padded; j++)
         for (int64_t x = 0; x < depth; x++)
-            check_unit(&w, a, &s, "k", j, x, k[(j / a->nr * depth + x) * a->nr + j % a->nr], j,
-                       x * a->pair, j, x * a->pair + 1);
+            check_unit(&w, a, &s, "k", j, x, k[unit_at(a, a->nr, depth, j, x)], j, x * a->pair, j,
+                       x * a->pair + 1);
     const char *why = first_of(kern_verdict(&w), guarded_check(&dst));
     guarded_free(&dst);
     source_free(&s);
@@ -236,7 +244,7 @@ static const char *check_v(const ha_arith *a, const source *s, const uint32_t *v
             width = ha_panel_width(&panels, c);
         }
         for (int64_t u = 0; u < vpanel; u++) {
-            uint32_t got = v[panel * vpanel + u * width + c - panel];
+            uint32_t got = v[panel * vpanel + unit_at(a, width, vpanel, c - panel, u)];
             int64_t j = (u - vfirst) * a->pair;
             if (u >= vfirst && u < vfirst + units)
                 check_unit(&w, a, s, "v", u, c, got, j, c, j + 1, c);

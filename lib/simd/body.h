@@ -16,18 +16,22 @@ static inline __attribute__((always_inline)) void store_weights_f32(float *row, 
 
 #define FN(name) name##_f32
 #define PAIR 1
-#define DOT vmadd
-#define STORE_P(row, j, p, n) store_weights_f32((row) + (j), p, n)
-#define FIRST_OF(unit) (unit)
+#define RUN 1
+#define BLOCK(acc, nv, ...) block(acc, MR, nv, __VA_ARGS__, vmadd)
+#define STORE_P(s, r, j, p, n) store_weights_f32((s) + (r) * BC + (j), p, n)
 #include "body_attend.h"
 #undef FN
 #undef PAIR
-#undef DOT
+#undef RUN
+#undef BLOCK
 #undef STORE_P
-#undef FIRST_OF
+
+/* Another arithmetic's block may have other sizes. */
+enum { F32_MR = MR, F32_BR = BR };
 
 #define F32_ARITH                                                                        \
     {                                                                                    \
-        .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = 1,                \
-        .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend_f32,      \
+        .mr = F32_MR, .nr = NR, .lanes = VLEN, .br = F32_BR, .bc = BC, .pair = 1,        \
+        .run = 1, .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v,                  \
+        .attend = attend_f32,                                                            \
     }

@@ -4,10 +4,10 @@
  * row maxima, exponentials and row sums, and the product with the values. Included once per
  * arithmetic; before that the includer defines
  *     FN(name)                  the arithmetic's function names
- *     PAIR                      values per unit
- *     DOT(a, b, c)              c plus the product of two vectors of units
- *     STORE_P(row, j, p, n)     stores n vectors of a row's weights, from key j on, in its type
- *     FIRST_OF(unit)            a unit of values with all but its first one zero
+ *     PAIR, RUN                 ha_arith.pair and run
+ *     BLOCK(acc, nv, ...)       the register block, as block, MR rows of it
+ *     STORE_P(s, r, j, p, n)    stores n vectors of row r's weights, from key j on, over the scores
+ *                               s[BR][BC], as in a query tile whose ldq is BC
  */
 
 /* Scores of MR rows against one key panel, nv vectors wide, in the log2 domain; top takes the
@@ -22,7 +22,7 @@ static inline __attribute__((always_inline)) void FN(score_block)(float *s, floa
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             acc[i][j] = vzero();
-    block(acc, MR, nv, q, ldq, k, NR, depth, rest, DOT);
+    BLOCK(acc, nv, q, ldq, k, NR, depth, rest);
     OPAQUE(top); /* not loaded before the product, which needs all registers */
     OPAQUE(logw);
     for (int i = 0; i < MR; i++)
@@ -50,7 +50,7 @@ static inline __attribute__((always_inline)) void FN(value_block)(float *out, in
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             acc[i][j] = vzero();
-    block(acc, MR, nv, p, BC, v, nv * VLEN, units, VLEN / PAIR % STEPS, DOT);
+    BLOCK(acc, nv, p, BC, v, nv * VLEN, units, VLEN / PAIR % STEPS);
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             vstore(out + i * ldacc + j * VLEN, vadd(acc[i][j], vload(out + i * ldacc + j * VLEN)));
@@ -106,7 +106,7 @@ static void FN(mask_block)(const ha_tile *t, float *top, int r, int c, int nv)
 /* The panel from key c on, of which some rows do not see every key, or whose scores are capped. */
 static __attribute__((noinline)) void FN(masked_scores)(const ha_tile *t, float *top, int c)
 {
-    int64_t depth = (t->head_dim + PAIR - 1) / PAIR, ldq = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(t->head_dim, PAIR * RUN) / PAIR, ldq = ha_round_up(depth, VLEN);
     const float *k = (const float *)t->k + c * depth;
     for (int r = 0; r < t->rows; r += MR) {
         float unmasked[MR * VLEN] = {0}, *s = t->scratch + r * BC + c;
@@ -128,7 +128,7 @@ static inline __attribute__((always_inline)) void FN(full_scores)(const ha_tile 
                                                                   int c, ahead_rows *ahead,
                                                                   int rest)
 {
-    int64_t depth = (t->head_dim + PAIR - 1) / PAIR, ldq = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(t->head_dim, PAIR * RUN) / PAIR, ldq = ha_round_up(depth, VLEN);
     const float *q = t->q, *k = (const float *)t->k + c * depth, *next = k + depth * NR;
     const float *logw = t->logw + c;
     const float scale = t->scale;
@@ -176,16 +176,16 @@ static void FN(scores)(const ha_tile *t, float *top)
             FN(full_scores_odd)(t, top, c, &ahead);
 }
 
-/* n vectors of scores become weights; returns their sum. */
-static inline __attribute__((always_inline)) vf FN(weights)(float *s, int j, vf base, int n)
+/* n vectors of row r's scores become weights; returns their sum. */
+static inline __attribute__((always_inline)) vf FN(weights)(float *s, int r, int j, vf base, int n)
 {
     vf p[4], sum = vzero();
     for (int i = 0; i < n; i++)
-        p[i] = vsub(base, vload(s + j + i * VLEN));
+        p[i] = vsub(base, vload(s + r * BC + j + i * VLEN));
     vexp2_neg(p, n);
     for (int i = 0; i < n; i++)
         sum = i ? vadd(sum, p[i]) : p[i];
-    STORE_P(s, j, p, n);
+    STORE_P(s, r, j, p, n);
     return sum;
 }
 
@@ -206,27 +206,28 @@ static void FN(grow_max)(const ha_tile *t, int r, float top)
 /* Turns a row's scores into weights relative to the running maximum, which may grow. */
 static inline void FN(softmax_row)(const ha_tile *t, int r, int keys, vf top)
 {
-    float *s = t->scratch + r * BC;
+    float *s = t->scratch;
     if (vany_above(top, t->m[r])) /* rarely: spares the maximum over the lanes */
         FN(grow_max)(t, r, vhmax(top));
     vf base = vset1(t->m[r] == -INFINITY ? 0 : t->m[r]), sum = vzero();
     int j = 0;
     for (; j + 4 * VLEN <= keys; j += 4 * VLEN)
-        sum = vadd(sum, FN(weights)(s, j, base, 4));
+        sum = vadd(sum, FN(weights)(s, r, j, base, 4));
     for (; j < keys; j += VLEN)
-        sum = vadd(sum, FN(weights)(s, j, base, 1));
+        sum = vadd(sum, FN(weights)(s, r, j, base, 1));
     t->l[r] += vhsum(sum);
 }
 
 /* Copies `units` units of a column panel, with the keys from limit on set to zero. */
 static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t units, int limit)
 {
-    int64_t seen = limit < 0 ? 0 : limit / PAIR < units ? limit / PAIR : units;
+    int64_t seen = limit < 0 ? 0 : limit / (PAIR * RUN) * RUN;
+    seen = seen < units ? seen : units;
     memcpy(dst, v, (size_t)(seen * width) * sizeof *dst);
     memset(dst + seen * width, 0, (size_t)((units - seen) * width) * sizeof *dst);
-    if (limit > 0 && limit % PAIR && seen < units)
-        for (int64_t c = 0; c < width; c++)
-            dst[seen * width + c] = FIRST_OF(v[seen * width + c]);
+    if (limit > 0 && seen < units) /* the first values of each run */
+        for (int64_t x = seen * width; x < (seen + RUN) * width; x += RUN)
+            memcpy(dst + x, v + x, (size_t)(limit % (PAIR * RUN)) * sizeof *dst / PAIR);
 }
 
 /* The values of a masked chunk that holds an Inf or NaN: 0 * NaN must not reach rows that do not
@@ -248,8 +249,8 @@ static void FN(values_carefully)(const ha_tile *t, int r)
                 int64_t n = units - u < VSTEP ? units - u : VSTEP;
                 FN(copy_visible)(seen, v + (t->vfirst + u) * width, width, n,
                                  t->limit[i] - (int)u * PAIR);
-                BY_WIDTH(FN(value_block), (int)(width / VLEN), acc, NR, t->scratch + r * BC + u,
-                         seen, n)
+                BY_WIDTH(FN(value_block), (int)(width / VLEN), acc, NR,
+                         t->scratch + r * BC + u * RUN, seen, n)
             }
             memcpy(t->acc + i * t->ldacc + c, acc + (i - r) * NR, (size_t)width * sizeof *acc);
         }
@@ -263,7 +264,7 @@ static inline __attribute__((always_inline)) void FN(value_rows)(const ha_tile *
                                                                  const float *next, int64_t share,
                                                                  int nv)
 {
-    const float *p = t->scratch + u;
+    const float *p = t->scratch + u * RUN;
     const int64_t ldacc = t->ldacc, rows = t->rows;
     const int masked = t->limit != NULL;
     int64_t units = FN(group_keys)(t, 0) / PAIR - u;

@@ -85,29 +85,19 @@ static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows 
     return vhsum(odd) == 0;
 }
 
-/* The low half of a unit is its first value. */
-static inline float first_of_pair(float unit)
-{
-    uint32_t bits;
-    memcpy(&bits, &unit, sizeof bits);
-    bits &= 0xffff;
-    memcpy(&unit, &bits, sizeof bits);
-    return unit;
-}
-
 /* A row of weights is stored over its own scores, from the front: each store ends before the next
  * load begins. */
 #define FN(name) name##_bf16
 #define PAIR 2
-#define DOT vdot_bf16
-#define STORE_P(row, j, p, n) vstore_weights((uint16_t *)(row) + (j), p, n)
-#define FIRST_OF(unit) first_of_pair(unit)
+#define RUN 1
+#define BLOCK(acc, nv, ...) block(acc, MR, nv, __VA_ARGS__, vdot_bf16)
+#define STORE_P(s, r, j, p, n) vstore_weights((uint16_t *)((s) + (r) * BC) + (j), p, n)
 #include "body_attend.h"
 #undef FN
 #undef PAIR
-#undef DOT
+#undef RUN
+#undef BLOCK
 #undef STORE_P
-#undef FIRST_OF
 
 static double bf16_peak(int64_t iters)
 {

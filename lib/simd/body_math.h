@@ -171,9 +171,10 @@ static inline __attribute__((always_inline)) void project_block(float *proj, int
         for (int j = 0; j < nv; j++)
             acc[i][j] = vzero();
     block(acc, mr, nv, x, ldx, g, NR, head_dim, 1, vmadd);
-    for (int i = 0; i < mr && i < rows; i++)
+    for (int i = 0; i < mr; i++) /* all rows, or acc would be kept in memory */
         for (int j = 0; j < nv; j++)
-            vstore(proj + i * ld + j * VLEN, acc[i][j]);
+            if (i < rows)
+                vstore(proj + i * ld + j * VLEN, acc[i][j]);
 }
 
 /* Blocks as tall as the accumulators of a full block allow, but of nine rows at most: more are more
@@ -210,21 +211,28 @@ static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const 
     }
 }
 
-/* The register block's multiply-adds with no memory traffic: what attend is compared with. */
+/* The register block's multiply-adds with no memory traffic: what attend is compared with.
+ * Every loop over acc is unrolled, or gcc would store it in each step on some processors. */
 static double f32_peak(int64_t iters)
 {
     vf acc[MR][NRV], a = vset1(1e-30f), b = vset1(0.5f);
+    UNROLL
     for (int i = 0; i < MR; i++)
+        UNROLL
         for (int j = 0; j < NRV; j++)
             acc[i][j] = vset1((float)(i * NRV + j)); /* distinct, or they would be merged */
     for (int64_t x = 0; x < iters; x++) {
         __asm__ volatile("" : "+" VREG(a), "+" VREG(b));
+        UNROLL
         for (int i = 0; i < MR; i++)
+            UNROLL
             for (int j = 0; j < NRV; j++)
                 acc[i][j] = vfma(a, b, acc[i][j]);
     }
     vf sum = vzero();
+    UNROLL
     for (int i = 0; i < MR; i++)
+        UNROLL
         for (int j = 0; j < NRV; j++)
             sum = vadd(sum, acc[i][j]);
     /* The sum must be used, or the loop would be removed. */

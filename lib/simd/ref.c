@@ -192,8 +192,8 @@ static double f32_peak(int64_t iters)
 
 const ha_kernels ha_kernels_ref = {
     .name = "ref",
-    .f32 = {.mr = MR, .nr = NR, .lanes = 1, .br = BR, .bc = BC, .pair = 1, .load_q = load_q,
-            .pack_k = pack_k, .pack_v = pack_v, .attend = attend},
+    .f32 = {.mr = MR, .nr = NR, .lanes = 1, .br = BR, .bc = BC, .pair = 1, .run = 1,
+            .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend},
     .project = project,
     .store_rows = store_rows,
     .f32_peak = f32_peak,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The vector vocabulary of body.h in Advanced SIMD of ARMv8.0: 4 lanes, 5 x 16 register blocks (a sixth
- * row makes gcc spill).
+ * The vector vocabulary of body.h in Advanced SIMD of ARMv8.0: 4 lanes, 5 x 16 register blocks (a
+ * sixth row makes compilers spill).
  */
 #ifndef __ARM_NEON
 #error "vec_neon.h needs Advanced SIMD"
@@ -31,9 +31,10 @@ static inline vf vsub(vf a, vf b) { return vsubq_f32(a, b); }
 static inline vf vmul(vf a, vf b) { return vmulq_f32(a, b); }
 static inline vf vfma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf vmadd(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
-/* The second operand where either is NaN: the instructions for it would give NaN. */
-static inline vf vmax(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-static inline vf vmin(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+/* The second operand where either is NaN. It takes one instruction because the bodies give a NaN, a
+ * quiet one, only in the first operand of vmax and in the second one of vmin. */
+static inline vf vmax(vf a, vf b) { return vmaxnmq_f32(a, b); }
+static inline vf vmin(vf a, vf b) { return vminq_f32(a, b); }
 
 /* The lanes' bits shifted left by 23: makes a power of two of a biased exponent. */
 static inline vf vshl23(vf x)
@@ -76,11 +77,15 @@ static inline vf vload_f16(const uint16_t *p)
 /* Round to nearest even; a NaN stays a (quiet) NaN. */
 static inline void vstore_bf16(uint16_t *p, vf x)
 {
+#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
+    vst1_u16(p, vreinterpret_u16_bf16(vcvt_bf16_f32(x)));
+#else
     uint32x4_t bits = vreinterpretq_u32_f32(x);
     uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     uint32x4_t near = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
     uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
     vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), near, quiet), 16));
+#endif
 }
 
 static inline void vstore_f16(uint16_t *p, vf x)

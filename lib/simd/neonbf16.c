@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * NEON with the bf16 instructions: f32 arithmetic as in neon.c, and bf16 arithmetic by BFMMLA. It
+ * multiplies two rows by two columns, four values deep: twice the operations of a dot product.
+ */
+#include "vec_neon.h"
+
+#include "body.h"
+
+/* A pair of rows shares its registers, so the block has an even number of rows. */
+#undef MR
+#undef BR
+#define MR 6
+#define BR 48
+
+/* Units of a pair of rows lie in runs of two: a register holds a run of each. */
+#define PAIR 2
+#define RUN 2
+
+static inline vf vlow_halves(vf a, vf b)
+{
+    return vcombine_f32(vget_low_f32(a), vget_low_f32(b));
+}
+
+static inline vf vhigh_halves(vf a, vf b)
+{
+    return vcombine_f32(vget_high_f32(a), vget_high_f32(b));
+}
+
+/* acc + a b^T in acc's own register: rows of 4 bf16 in the halves of a and b, 2 x 2 products. From
+ * the intrinsic, gcc moves accumulators about. */
+static inline vf vmmla(vf a, vf b, vf acc)
+{
+    __asm__("bfmmla %0.4s, %1.8h, %2.8h" : "+w"(acc) : "w"(a), "w"(b));
+    return acc;
+}
+
+/* VLEN units of row i from unit c on, as raw bits; zero behind the row's n values, which are not
+ * touched, and behind the last row. */
+static inline vf load_units(const ha_rows *src, int64_t i, int64_t rows, int64_t c, int64_t n)
+{
+    if (i >= rows)
+        return vzero();
+    uint16_t tail[PAIR * VLEN];
+    const uint16_t *p = (const uint16_t *)ha_row_at(src, i) + PAIR * c;
+    int64_t left = n - PAIR * c;
+    if (left < PAIR * VLEN) {
+        memset(tail, 0, sizeof tail);
+        memcpy(tail, p, (size_t)left * 2);
+        p = tail;
+    }
+    return vreinterpretq_f32_u16(vld1q_u16(p));
+}
+
+/* `padded` rows as panels [rows / height][depth / 2][height][2] of units, padded with zeros. */
+static inline void pack_rows(float *dst, const ha_rows *src, int64_t rows, int64_t padded,
+                             int64_t height, int64_t depth, int64_t head_dim)
+{
+    for (int64_t i = 0; i < padded; i += height, dst += height * depth)
+        for (int64_t j = 0; j < height; j += 2) {
+            prefetch_row(src, i + j + AHEAD, rows, head_dim);
+            prefetch_row(src, i + j + 1 + AHEAD, rows, head_dim);
+            for (int64_t c = 0; c < depth; c += VLEN) {
+                vf even = load_units(src, i + j, rows, c, head_dim);
+                vf odd = load_units(src, i + j + 1, rows, c, head_dim);
+                vstore(dst + c * height + 2 * j, vlow_halves(even, odd));
+                if (c + 2 < depth)
+                    vstore(dst + (c + 2) * height + 2 * j, vhigh_halves(even, odd));
+            }
+        }
+}
+
+static int64_t units(int64_t n)
+{
+    return ha_round_up(n, PAIR * RUN) / PAIR;
+}
+
+static void load_q_mmla(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim)
+{
+    pack_rows(dst, src, rows, ha_round_up(rows, MR), 2, ha_round_up(units(head_dim), VLEN),
+              head_dim);
+}
+
+static void pack_k_mmla(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim)
+{
+    pack_rows(dst, src, nkeys, ha_round_up(nkeys, NR), NR, units(head_dim), head_dim);
+}
+
+/* Values [c, c + VLEN) of row i, zero outside the rows; odd keeps NaN once one is not finite. */
+static inline uint16x4_t load_values(const ha_rows *src, int64_t i, int64_t rows, int64_t c,
+                                     int64_t n, vf *odd)
+{
+    uint16_t x[VLEN] = {0};
+    if (i < rows)
+        memcpy(x, (const uint16_t *)ha_row_at(src, i) + c,
+               n - c < VLEN ? (size_t)(n - c) * 2 : sizeof x);
+    *odd = vfma(vload_bf16(x), vzero(), *odd);
+    return vld1_u16(x);
+}
+
+/* Four columns of four keys, one after the other. */
+static inline void store_runs(float *p, const uint16x4_t keys[PAIR * RUN])
+{
+    uint16x4x2_t even = vzip_u16(keys[0], keys[2]), odd = vzip_u16(keys[1], keys[3]);
+    uint16x8_t a = vcombine_u16(even.val[0], even.val[1]), b = vcombine_u16(odd.val[0], odd.val[1]);
+    vstore(p, vreinterpretq_f32_u16(vzip1q_u16(a, b)));
+    vstore(p + VLEN, vreinterpretq_f32_u16(vzip2q_u16(a, b)));
+}
+
+static int pack_v_mmla(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
+                       int64_t dv)
+{
+    ha_panels panels = ha_column_panels(dv, VLEN, NR);
+    int64_t width;
+    vf odd = vzero(); /* becomes NaN with the first value that is not finite */
+    for (int64_t i = 0; i < ha_round_up(nkeys, NR); i += PAIR * RUN) {
+        for (int x = 0; x < PAIR * RUN; x++)
+            prefetch_row(src, i + x + AHEAD, nkeys, dv);
+        for (int64_t c = 0; c < dv; c += width) {
+            width = ha_panel_width(&panels, c);
+            float *p = (float *)dst + c * vpanel + (vfirst + i / PAIR) * width;
+            for (int64_t j = 0; j < width; j += VLEN) {
+                uint16x4_t keys[PAIR * RUN];
+                for (int x = 0; x < PAIR * RUN; x++)
+                    keys[x] = load_values(src, i + x, nkeys, c + j, dv, &odd);
+                store_runs(p + RUN * j, keys);
+            }
+        }
+    }
+    return vhsum(odd) == 0;
+}
+
+/* Pairs of rows to 2 x 2 parts, that of a vector's columns 0 and 1 in the even row's place, that of
+ * columns 2 and 3 in the odd one's; and back. */
+static inline __attribute__((always_inline)) void swap_halves(vf acc[MR][NRV], int nv)
+{
+    for (int i = 0; i < MR; i += 2)
+        for (int j = 0; j < nv; j++) {
+            vf low = vlow_halves(acc[i][j], acc[i + 1][j]);
+            acc[i + 1][j] = vhigh_halves(acc[i][j], acc[i + 1][j]);
+            acc[i][j] = low;
+        }
+}
+
+static inline __attribute__((always_inline)) void mmla_step(vf acc[MR][NRV], int nv,
+                                                            const float *a, int64_t lda,
+                                                            const float *b)
+{
+    vf av[MR / 2];
+    for (int i = 0; i < MR / 2; i++)
+        av[i] = vload(a + 2 * i * lda);
+    for (int j = 0; j < 2 * nv; j++) {
+        vf bv = vload(b + j * VLEN);
+        for (int i = 0; i < MR / 2; i++)
+            acc[2 * i + j % 2][j / 2] = vmmla(av[i], bv, acc[2 * i + j % 2][j / 2]);
+    }
+}
+
+/* As block in body_math.h. */
+static inline __attribute__((always_inline)) void mmla_block(vf acc[MR][NRV], int nv,
+                                                             const float *a, int64_t lda,
+                                                             const float *b, int64_t ldb,
+                                                             int64_t depth, int rest)
+{
+    swap_halves(acc, nv);
+    for (; depth >= STEPS; depth -= STEPS, a += 2 * STEPS, b += STEPS * ldb) {
+        UNROLL
+        for (int x = 0; x < STEPS; x += RUN)
+            mmla_step(acc, nv, a + 2 * x, lda, b + x * ldb);
+    }
+    for (; rest && depth > 0; depth -= RUN, a += 2 * RUN, b += RUN * ldb)
+        mmla_step(acc, nv, a, lda, b);
+    swap_halves(acc, nv);
+}
+
+/* A pair of rows shares the place of the even one's scores: four weights of that, four of the odd
+ * one and so on. No store comes before the loads of what it overwrites. */
+static inline __attribute__((always_inline)) void store_weights(float *s, int r, int j, const vf *p,
+                                                                int n)
+{
+    s += (r - r % 2) * BC + j + r % 2 * RUN;
+    for (int i = 0; i < n; i++) {
+        bfloat16x4_t weights = vcvt_bf16_f32(p[i]);
+        memcpy(s + i * VLEN, &weights, sizeof weights);
+    }
+}
+
+#define FN(name) name##_mmla
+#define BLOCK mmla_block
+#define STORE_P store_weights
+#include "body_attend.h"
+
+static double mmla_peak(int64_t iters)
+{
+    vf acc[MR][NRV], a = vset1(1e-30f), b = vset1(0.5f), sum = vzero();
+    UNROLL
+    for (int i = 0; i < MR; i++)
+        UNROLL
+        for (int j = 0; j < NRV; j++)
+            acc[i][j] = vset1((float)(i * NRV + j)); /* distinct, or they would be merged */
+    for (int64_t x = 0; x < iters; x++) {
+        __asm__ volatile("" : "+" VREG(a), "+" VREG(b));
+        UNROLL
+        for (int i = 0; i < MR; i++)
+            UNROLL
+            for (int j = 0; j < NRV; j++)
+                acc[i][j] = vmmla(a, b, acc[i][j]);
+    }
+    UNROLL
+    for (int i = 0; i < MR; i++)
+        UNROLL
+        for (int j = 0; j < NRV; j++)
+            sum = vadd(sum, acc[i][j]);
+    volatile float sink = vhsum(sum); /* used, or the loop would be removed */
+    (void)sink;
+    return 32.0 * MR * NRV * (double)iters;
+}
+
+static const ha_arith bf16_arith = {
+    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = PAIR, .run = RUN,
+    .load_q = load_q_mmla, .pack_k = pack_k_mmla, .pack_v = pack_v_mmla, .attend = attend_mmla,
+};
+
+const ha_kernels ha_kernels_neonbf16 = {
+    .name = "neonbf16",
+    .f32 = F32_ARITH,
+    .bf16 = &bf16_arith,
+    .project = project,
+    .store_rows = store_rows,
+    .f32_peak = f32_peak,
+    .bf16_peak = mmla_peak,
+    .exp2 = exp2_array,
+};
