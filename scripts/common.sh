@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# What scripts/demo and scripts/check share: finding the packages, and building below build/.
+# What the scripts share: finding the packages, building below build/, and running the tests.
 # Sourced from the top of the source tree.
 
 # What building needs.
@@ -29,8 +29,6 @@ is_present() {
     libsimde-dev) echo '#include <simde/x86/avx512.h>' | cc -E -o /dev/null - ;;
     libc6-dev) echo '#include <stdio.h>' | cc -E -o /dev/null - ;;
     libomp-dev) echo '#include <omp.h>' | clang -fopenmp -E -o /dev/null - ;;
-    libc6-dev-arm64-cross) echo '#include <stdio.h>' | aarch64-linux-gnu-gcc -E -o /dev/null - ;;
-    gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc ;;
     qemu-user-static) command -v qemu-aarch64-static ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
@@ -95,6 +93,39 @@ autotools() {
     }
 }
 
+step() {
+    echo
+    echo "==> $* ($(($(date +%s) - started)) s)"
+}
+
+# run_tests DIR TARGET...: make TARGET in build/DIR, then what the tests said of themselves.
+run_tests() {
+    directory=$1
+    shift
+    failed=no
+    rm -f "build/$directory"/tests/*.log "build/$directory"/tests/*.trs
+    (cd "build/$directory" && make "$@") >"build/$directory.log" 2>&1 || failed=yes
+    # Check's summary, what was left out, and the reasons of what was skipped.
+    (cd "build/$directory/tests" &&
+        grep -E '^([0-9]+%: Checks|reduced):' ./*.log | sed 's,^\./,,') || :
+    for result in "build/$directory"/tests/*.trs; do
+        if grep -q '^:test-result: SKIP' "$result"; then
+            name=${result##*/}
+            name=${name%.trs}
+            echo "$(head -n 1 "${result%.trs}.log")|${name%-unbuilt}"
+        fi
+    done | awk -F '|' '{ names[$1] = names[$1] " " $2 }
+        END { for (reason in names) print "skipped, " reason ":" names[reason] }'
+    if [ $failed = yes ]; then
+        sed '/^SKIP:/,/^SKIP .*(exit/d' "build/$directory/tests/test-suite.log" ||
+            tail -n 60 "build/$directory.log"
+        die "failed: make $* in build/$directory"
+    fi
+    sed -n 's/^# \([A-Z]*\): *\([1-9][0-9]*\)$/\1 \2/p' "build/$directory.log" |
+        awk '{ line = line sep $0; sep = ", " } END { print line }'
+}
+
 mkdir -p build
 MAKEFLAGS=-j$(getconf _NPROCESSORS_ONLN)
 export MAKEFLAGS
+started=$(date +%s)

@@ -64,6 +64,8 @@ START_TEST(every_length_and_head_dim)
 {
     for (int in = 0; in < COUNT(lengths); in++)
         for (int id = 0; id < COUNT(dims); id++) {
+            if (emulated() && (in + id) % 3 != 0)
+                continue;
             hyperattn_problem p = problem_of(1, lengths[in], dims[id]);
             p.causal = (in + id) & 1;
             check_shape(p, FILL_GAUSS, (placement)((in + id / 2) % PLACEMENTS), levels[_i]);
@@ -322,6 +324,8 @@ END_TEST
 int main(void)
 {
     int nlevels = topic_levels();
+    if (emulated())
+        puts("reduced: every length with every third head_dim");
     TCase *topic = topic_begin("exact");
     tcase_add_loop_test(topic, ceiling_selects_the_level, 0, nlevels);
     tcase_add_loop_test(topic, every_length_and_head_dim, 0, nlevels);

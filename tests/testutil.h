@@ -70,6 +70,13 @@ void element_put(void *array, int64_t index, hyperattn_dtype dtype, double value
 void fill_signalling(void *array, int64_t count, hyperattn_dtype dtype);
 int is_signalling(const void *array, int64_t index, hyperattn_dtype dtype);
 
+/* ---- emulators ----------------------------------------------------------------------------- */
+
+/* Whether an emulator or valgrind runs the tests (make check EMULATOR=...), some fifty times slower
+ * than the machine. Tests that do one thing for very many numbers then take fewer of them, and say
+ * so in a line that starts with "reduced:". */
+int emulated(void);
+
 /* ---- levels and contexts ------------------------------------------------------------------- */
 
 /* Names of the instruction-set levels that this build and this machine have, "ref" first. */
