@@ -101,21 +101,5 @@ static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows 
 
 static double bf16_peak(int64_t iters)
 {
-    vf acc[MR][NRV], a = vset1(1e-30f), b = vset1(0.5f);
-    for (int i = 0; i < MR; i++)
-        for (int j = 0; j < NRV; j++)
-            acc[i][j] = vset1((float)(i * NRV + j));
-    for (int64_t x = 0; x < iters; x++) {
-        __asm__ volatile("" : "+" VREG(a), "+" VREG(b));
-        for (int i = 0; i < MR; i++)
-            for (int j = 0; j < NRV; j++)
-                acc[i][j] = vdot_bf16(a, b, acc[i][j]);
-    }
-    vf sum = vzero();
-    for (int i = 0; i < MR; i++)
-        for (int j = 0; j < NRV; j++)
-            sum = vadd(sum, acc[i][j]);
-    volatile float sink = vhsum(sum);
-    (void)sink;
-    return 4.0 * MR * NRV * VLEN * (double)iters;
+    return peak(iters, MR, 4, vdot_bf16);
 }

@@ -211,32 +211,37 @@ static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const 
     }
 }
 
-/* The register block's multiply-adds with no memory traffic: what attend is compared with.
- * Every loop over acc is unrolled, or gcc would store it in each step on some processors. */
-static double f32_peak(int64_t iters)
+/* A register block's multiply-adds with no memory traffic: what attend is compared with. dot does
+ * `operations` per lane. Every loop over acc is unrolled, or gcc would store it in each step on some
+ * processors. */
+static inline __attribute__((always_inline)) double peak(int64_t iters, int mr, double operations,
+                                                         vf (*dot)(vf, vf, vf))
 {
-    vf acc[MR][NRV], a = vset1(1e-30f), b = vset1(0.5f);
+    vf acc[MR * NRV][NRV], a = vset1(1e-30f), b = vset1(0.5f), sum = vzero();
     UNROLL
-    for (int i = 0; i < MR; i++)
+    for (int i = 0; i < mr; i++)
         UNROLL
         for (int j = 0; j < NRV; j++)
             acc[i][j] = vset1((float)(i * NRV + j)); /* distinct, or they would be merged */
     for (int64_t x = 0; x < iters; x++) {
         __asm__ volatile("" : "+" VREG(a), "+" VREG(b));
         UNROLL
-        for (int i = 0; i < MR; i++)
+        for (int i = 0; i < mr; i++)
             UNROLL
             for (int j = 0; j < NRV; j++)
-                acc[i][j] = vfma(a, b, acc[i][j]);
+                acc[i][j] = dot(a, b, acc[i][j]);
     }
-    vf sum = vzero();
     UNROLL
-    for (int i = 0; i < MR; i++)
+    for (int i = 0; i < mr; i++)
         UNROLL
         for (int j = 0; j < NRV; j++)
             sum = vadd(sum, acc[i][j]);
-    /* The sum must be used, or the loop would be removed. */
-    volatile float sink = vhsum(sum);
+    volatile float sink = vhsum(sum); /* used, or the loop would be removed */
     (void)sink;
-    return 2.0 * MR * NRV * VLEN * (double)iters;
+    return operations * mr * NRV * VLEN * (double)iters;
+}
+
+static double f32_peak(int64_t iters)
+{
+    return peak(iters, MR, 2, vmadd);
 }

@@ -192,28 +192,7 @@ static inline __attribute__((always_inline)) void store_weights(float *s, int r,
 
 static double mmla_peak(int64_t iters)
 {
-    vf acc[MR][NRV], a = vset1(1e-30f), b = vset1(0.5f), sum = vzero();
-    UNROLL
-    for (int i = 0; i < MR; i++)
-        UNROLL
-        for (int j = 0; j < NRV; j++)
-            acc[i][j] = vset1((float)(i * NRV + j)); /* distinct, or they would be merged */
-    for (int64_t x = 0; x < iters; x++) {
-        __asm__ volatile("" : "+" VREG(a), "+" VREG(b));
-        UNROLL
-        for (int i = 0; i < MR; i++)
-            UNROLL
-            for (int j = 0; j < NRV; j++)
-                acc[i][j] = vmmla(a, b, acc[i][j]);
-    }
-    UNROLL
-    for (int i = 0; i < MR; i++)
-        UNROLL
-        for (int j = 0; j < NRV; j++)
-            sum = vadd(sum, acc[i][j]);
-    volatile float sink = vhsum(sum); /* used, or the loop would be removed */
-    (void)sink;
-    return 32.0 * MR * NRV * (double)iters;
+    return peak(iters, MR, 8, vmmla);
 }
 
 static const ha_arith bf16_arith = {
