@@ -203,7 +203,7 @@ HYPERATTN_API void hyperattn_plan_destroy(hyperattn_plan *plan);
 /* What HYPERATTN_AUTO became. */
 HYPERATTN_API hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan);
 
-/* Bytes of workspace that one hyperattn_forward call needs (backward must be 0 in this version).
+/* Bytes of workspace that one hyperattn_forward (backward 0) or hyperattn_backward (1) call needs.
  * A workspace is 64-byte aligned and serves one call at a time. */
 HYPERATTN_API size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int backward);
 
@@ -215,6 +215,17 @@ HYPERATTN_API size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int ba
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q,
                                                  const void *k, const void *v, void *out,
                                                  float *lse, void *workspace);
+
+/* The gradients of a scalar loss with respect to q, k and v, from dout, that with respect to out.
+ * out and lse are what hyperattn_forward gave for the same plan, q, k and v, or hyperattn_merge for
+ * these keys among others. dout has out's shape and strides; dq, dk and dv are written, with the
+ * shapes and strides of q, k and v (dk and dv summed over the query heads that read a key head).
+ * What they hold before does not matter; they must not overlap anything else. workspace NULL: taken
+ * from the context's allocator for this call; otherwise nothing is allocated. */
+HYPERATTN_API hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q,
+                                                  const void *k, const void *v, const void *out,
+                                                  const float *lse, const void *dout, void *dq,
+                                                  void *dk, void *dv, void *workspace);
 
 /* Folds a second partial result (out2, lse2: same shapes and strides, other keys) into out and
  * lse, as if the keys of both had been attended at once. */

@@ -3,6 +3,7 @@
  * The calls that touch tensors: pointers are checked here, the backend does the rest.
  */
 #include "plan.h"
+#include "problem.h"
 #include "status.h"
 
 #define TEXT_OF(x) #x
@@ -14,24 +15,92 @@ const char *hyperattn_version(void)
         HYPERATTN_VERSION_PATCH);
 }
 
-/* A range of memory that a call reads or writes. */
+/* A range of memory that a call reads or writes. Of each `period` bytes only the first `used` are;
+ * 0: all are. */
 typedef struct range {
     const char *name;
     const void *ptr;
     size_t bytes;
     int written;
+    size_t period, used;
 } range;
+
+/* Its rows recur with the row stride, if the heads of one row lie within it. */
+static range tensor(const char *name, const void *ptr, size_t bytes, const hyperattn_problem *p,
+                    const int64_t stride[3], int64_t heads, int64_t dim)
+{
+    size_t size = p->dtype == HYPERATTN_F32 ? 4 : 2;
+    int64_t used = (heads - 1) * stride[1] + dim;
+    int one = p->batch == 1 || p->cu_seqlens_q;
+    range r = {.name = name, .ptr = ptr, .bytes = bytes};
+    if (used <= stride[2] && (one || stride[0] % stride[2] == 0)) {
+        r.period = (size_t)stride[2] * size;
+        r.used = (size_t)used * size;
+    }
+    return r;
+}
+
+static range like_q(const hyperattn_plan *plan, const char *name, const void *ptr)
+{
+    const hyperattn_problem *p = &plan->problem;
+    return tensor(name, ptr, plan->bytes.q, p, p->q_stride, p->nheads, p->head_dim);
+}
+
+static range like_k(const hyperattn_plan *plan, const char *name, const void *ptr)
+{
+    const hyperattn_problem *p = &plan->problem;
+    return tensor(name, ptr, plan->bytes.k, p, p->k_stride, p->nheads_kv, p->head_dim);
+}
+
+static range like_v(const hyperattn_plan *plan, const char *name, const void *ptr)
+{
+    const hyperattn_problem *p = &plan->problem;
+    return tensor(name, ptr, plan->bytes.v, p, p->v_stride, p->nheads_kv, p->head_dim_v);
+}
+
+static range like_out(const hyperattn_plan *plan, const char *name, const void *ptr)
+{
+    const hyperattn_problem *p = &plan->problem;
+    return tensor(name, ptr, plan->bytes.out, p, p->out_stride, p->nheads, p->head_dim_v);
+}
+
+static range written(range r)
+{
+    r.written = 1;
+    return r;
+}
+
+static range array(const char *name, const void *ptr, size_t bytes)
+{
+    return (range){.name = name, .ptr = ptr, .bytes = ptr ? bytes : 0};
+}
+
+/* Whether two ranges lie in the gaps of each other, as q, k and v do in one array of rows. */
+static int interleave(const range *a, const range *b)
+{
+    if (!a->period || a->period != b->period)
+        return 0;
+    if ((uintptr_t)b->ptr < (uintptr_t)a->ptr)
+        return interleave(b, a);
+    size_t apart = (size_t)((uintptr_t)b->ptr - (uintptr_t)a->ptr);
+    apart %= a->period;
+    return a->used <= apart && apart + b->used <= a->period;
+}
+
+static int overlap(const range *a, const range *b)
+{
+    uintptr_t x = (uintptr_t)a->ptr, y = (uintptr_t)b->ptr;
+    return x < y + b->bytes && y < x + a->bytes && !interleave(a, b);
+}
 
 /* What a call writes must not overlap anything else it is given. */
 static hyperattn_status check_ranges(const range *r, int n)
 {
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < i; j++) {
-            uintptr_t a = (uintptr_t)r[i].ptr, b = (uintptr_t)r[j].ptr;
-            if ((r[i].written || r[j].written) && a < b + r[j].bytes && b < a + r[i].bytes)
+        for (int j = 0; j < i; j++)
+            if ((r[i].written || r[j].written) && overlap(&r[i], &r[j]))
                 return ha_fail(HYPERATTN_EINVAL, "%s at %p (%zu bytes) overlaps %s at %p (%zu bytes)",
                                r[i].name, r[i].ptr, r[i].bytes, r[j].name, r[j].ptr, r[j].bytes);
-        }
     return HYPERATTN_OK;
 }
 
@@ -48,18 +117,26 @@ static hyperattn_status check_pointers(const range *r, int n, size_t align)
     return HYPERATTN_OK;
 }
 
+/* Memory for a call whose caller brings none. */
+static hyperattn_status borrow(const hyperattn_plan *plan, size_t bytes, void **own)
+{
+    *own = bytes ? ha_alloc(plan->ctx, bytes) : NULL;
+    return bytes && !*own ? HYPERATTN_ENOMEM : HYPERATTN_OK;
+}
+
 hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, const void *k,
                                    const void *v, void *out, float *lse, void *workspace)
 {
     if (!plan)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
-    const ha_extents *bytes = &plan->bytes;
     size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
     const range tensors[] = {
-        {"q", q, bytes->q, 0},       {"k", k, bytes->k, 0},
-        {"v", v, bytes->v, 0},       {"out", out, bytes->out, 1},
-        {"lse", lse, lse ? bytes->lse : 0, 1},
-        {"workspace", workspace, workspace ? plan->workspace : 0, 1},
+        like_q(plan, "q", q),
+        like_k(plan, "k", k),
+        like_v(plan, "v", v),
+        written(like_out(plan, "out", out)),
+        written(array("lse", lse, plan->bytes.lse)),
+        written(array("workspace", workspace, plan->workspace)),
     };
     hyperattn_status status;
     if ((status = check_pointers(tensors, 4, element)) ||
@@ -68,13 +145,45 @@ hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, co
         return status;
 
     void *own = NULL;
-    if (!workspace && plan->workspace) {
-        own = ha_alloc(plan->ctx, plan->workspace);
-        if (!own)
-            return HYPERATTN_ENOMEM;
-    }
+    if ((status = borrow(plan, workspace ? 0 : plan->workspace, &own)))
+        return status;
     const ha_tensors t = {q, k, v, out, lse};
     status = plan->ctx->backend->forward(plan, &t, workspace ? workspace : own);
+    ha_free(plan->ctx, own);
+    return status;
+}
+
+hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, const void *k,
+                                    const void *v, const void *out, const float *lse,
+                                    const void *dout, void *dq, void *dk, void *dv,
+                                    void *workspace)
+{
+    if (!plan)
+        return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
+    size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
+    const range tensors[] = {
+        like_q(plan, "q", q),
+        like_k(plan, "k", k),
+        like_v(plan, "v", v),
+        like_out(plan, "out", out),
+        like_out(plan, "dout", dout),
+        written(like_q(plan, "dq", dq)),
+        written(like_k(plan, "dk", dk)),
+        written(like_v(plan, "dv", dv)),
+        {.name = "lse", .ptr = lse, .bytes = plan->bytes.lse},
+        written(array("workspace", workspace, plan->workspace_backward)),
+    };
+    hyperattn_status status = ha_problem_check_gradients(&plan->problem);
+    if (status || (status = check_pointers(tensors, 8, element)) ||
+        (status = check_pointers(tensors + 8, 1, sizeof(float))) ||
+        (status = check_pointers(tensors + 9, 1, 64)) || (status = check_ranges(tensors, 10)))
+        return status;
+
+    void *own = NULL;
+    if ((status = borrow(plan, workspace ? 0 : plan->workspace_backward, &own)))
+        return status;
+    const ha_gradients t = {q, k, v, out, lse, dout, dq, dk, dv};
+    status = plan->ctx->backend->backward(plan, &t, workspace ? workspace : own);
     ha_free(plan->ctx, own);
     return status;
 }
@@ -86,10 +195,10 @@ hyperattn_status hyperattn_merge(const hyperattn_plan *plan, void *out, float *l
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
     size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
     const range tensors[] = {
-        {"out", out, plan->bytes.out, 1},
-        {"out2", out2, plan->bytes.out, 0},
-        {"lse", lse, plan->bytes.lse, 1},
-        {"lse2", lse2, plan->bytes.lse, 0},
+        written(like_out(plan, "out", out)),
+        like_out(plan, "out2", out2),
+        {.name = "lse", .ptr = lse, .bytes = plan->bytes.lse, .written = 1},
+        {.name = "lse2", .ptr = lse2, .bytes = plan->bytes.lse},
     };
     hyperattn_status status;
     if ((status = check_pointers(tensors, 2, element)) ||

@@ -71,11 +71,42 @@ typedef struct ha_tile {
     int64_t nahead, ahead_bytes;
 } ha_tile;
 
+/* One tile of the backward pass: query rows against a chunk of packed keys. With s_ij as in
+ * ha_tile, for i < rows and j < keys,
+ *     p_ij = 2^(s_ij - lse_i)     ds_ij = p_ij (dout_i.v_j - delta_i)
+ * both 0 where j >= limit_i, whatever the operands hold; and
+ *     dv_j += sum_i p_ij dout_i   dk_j += sum_i ds_ij q_i   dq_i += sum_j ds_ij k_j
+ * Where the cap holds (s_ij >= cap_i before it is applied), ds_ij is 0 and dout_i.v_j - delta_i is
+ * added to capped_i instead. Each operand of a product is packed for its place there: rows by which
+ * it multiplies as a query tile or key panels, rows that it sums as a column pack, like values. */
+typedef struct ha_grad_tile {
+    const void *q, *dout;             /* query tiles of the rows */
+    const void *q_sum, *dout_sum;     /* column packs that hold the same rows: */
+    int64_t rpanel, rfirst;           /*   row units of the whole pack, and where the tile starts */
+    const void *k, *v;                /* key panels of this chunk, of depths head_dim and dv */
+    const void *k_sum;                /* column pack that holds the same keys: */
+    int64_t kpanel, kfirst;           /*   key units of the whole pack, and where the chunk starts */
+    const float *logw;                /* log2 weights, [keys up to a multiple of NR]; -inf: padded */
+    const int32_t *limit;             /* not decreasing, [rows up to a multiple of MR]; or NULL */
+    const float *cap;                 /* [rows up to a multiple of MR]; or NULL */
+    const float *lse, *delta;         /* [rows up to a multiple of MR], lse as log2; padded: inf, 0 */
+    int rows, keys;                   /* rows <= gr, keys <= gc */
+    int head_dim, dv;
+    float scale;                      /* softmax_scale * log2(e) */
+    float *dq, *dk, *dvalue;          /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind
+                                       * these is touched */
+    int64_t lddq, lddk, lddv;         /* >= ha_padded_dv() of head_dim, head_dim, dv */
+    float *capped;                    /* [rows up to a multiple of MR], with cap */
+    float *scratch;                   /* grad_scratch floats, 64-byte aligned */
+} ha_grad_tile;
+
 /* One arithmetic: the type in which products are formed. State is f32 in each. */
 typedef struct ha_arith {
     int mr, nr; /* register block: rows and lanes of a panel */
     int lanes;  /* of one vector; nr is a multiple */
     int br, bc; /* most rows and keys of one tile; multiples of mr and nr */
+    int gr, gc; /* the same of one backward tile */
+    int64_t grad_scratch; /* floats of scratch that backward needs */
     int pair;   /* values per unit: 1 (f32) or 2 (bf16) */
     int run;    /* units of a row that lie together in a panel: 1 or 2 */
     /* rows x head_dim -> query tile, zero-filled */
@@ -87,6 +118,7 @@ typedef struct ha_arith {
     int (*pack_v)(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
                   int64_t dv);
     void (*attend)(const ha_tile *tile);
+    void (*backward)(const ha_grad_tile *tile);
 } ha_arith;
 
 /* Destination rows, as ha_rows. */
@@ -110,6 +142,8 @@ typedef struct ha_kernels {
     /* out row i = acc row i * inv[i], rounded to nearest even */
     void (*store_rows)(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
                        int64_t rows, int64_t dv);
+    /* dot[i] = a_i.b_i over n numbers of each row */
+    void (*dot_rows)(float *dot, const ha_rows *a, const ha_rows *b, int64_t rows, int64_t n);
     /* Runs iters steps of independent multiply-adds and returns the operations done: the peak
      * that bench/ compares with. bf16_peak is NULL where bf16 is NULL. */
     double (*f32_peak)(int64_t iters);

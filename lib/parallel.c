@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "parallel.h"
 
+#include <sched.h>
+
 #ifdef _OPENMP
 #include <omp.h>
 #include <pthread.h>
@@ -57,4 +59,34 @@ void ha_parallel_for(int nthreads, int64_t n, void (*body)(void *arg, int64_t i,
     (void)nthreads;
     for (int64_t i = 0; i < n; i++)
         body(arg, i, 0);
+}
+
+typedef struct ordered {
+    atomic_int_least64_t next;
+    int64_t n;
+    void (*body)(void *arg, int64_t i, int thread);
+    void *arg;
+} ordered;
+
+/* Takes one i after the other. OpenMP's own schedules do not promise an order between threads. */
+static void take_in_order(void *arg, int64_t worker, int thread)
+{
+    ordered *o = arg;
+    (void)worker;
+    for (int64_t i; (i = atomic_fetch_add(&o->next, 1)) < o->n;)
+        o->body(o->arg, i, thread);
+}
+
+void ha_parallel_ordered(int nthreads, int64_t n, void (*body)(void *arg, int64_t i, int thread),
+                         void *arg)
+{
+    ordered o = {.n = n, .body = body, .arg = arg};
+    ha_parallel_for(nthreads, nthreads < n ? nthreads : n, take_in_order, &o);
+}
+
+void ha_await(const atomic_int_least64_t *counter, int64_t value)
+{
+    for (int spins = 0; atomic_load_explicit(counter, memory_order_acquire) < value; spins++)
+        if (spins >= 1000)
+            sched_yield();
 }

@@ -99,12 +99,11 @@ hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan)
 
 size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int backward)
 {
-    if (!plan || backward) {
-        ha_fail(plan ? HYPERATTN_ENOTSUP : HYPERATTN_EINVAL,
-                plan ? "backward is %d: this version has no backward" : "plan is NULL", backward);
+    if (!plan || backward < 0 || backward > 1) {
+        ha_fail(HYPERATTN_EINVAL, plan ? "backward is %d, not 0 or 1" : "plan is NULL", backward);
         return 0;
     }
-    return plan->workspace;
+    return backward ? plan->workspace_backward : plan->workspace;
 }
 
 ha_sequence ha_plan_sequence(const hyperattn_plan *plan, int64_t b)

@@ -18,7 +18,7 @@ struct hyperattn_plan {
     int64_t *cu_seqlens; /* owned: q's batch + 1 sums, then k's */
     int64_t *mask_rows;  /* owned: row_start, then key_blocks */
     ha_extents bytes;
-    size_t workspace;   /* set by the backend */
+    size_t workspace, workspace_backward; /* set by the backend */
     void *backend_data; /* owned by the backend */
     ha_profile *profile;
 };

@@ -140,7 +140,7 @@ static hyperattn_status extent(const shape *s, const int64_t stride[3], int size
     return HYPERATTN_OK;
 }
 
-/* Whether rows of the output share elements: taken from the smallest stride to the largest, each
+/* Whether rows of a tensor that is written share elements: taken from the smallest stride to the largest, each
  * must step over all that the smaller ones span. */
 static hyperattn_status check_distinct(const shape *s, const int64_t stride[3])
 {
@@ -184,25 +184,46 @@ static hyperattn_status resolve_strides(const shape *s, int64_t stride[3], int s
     return status;
 }
 
-static hyperattn_status resolve_tensors(hyperattn_problem *p, ha_extents *bytes)
+/* The tensors of a problem. */
+typedef struct shapes {
+    shape q, k, v, out;
+} shapes;
+
+static shapes shapes_of(const hyperattn_problem *p)
 {
     const int64_t *cu_q = p->cu_seqlens_q, *cu_k = p->cu_seqlens_k;
     int64_t batch = cu_q ? 1 : p->batch;
     int64_t rows_q = cu_q ? cu_q[p->batch] : p->seqlen_q;
     int64_t rows_k = cu_k ? cu_k[p->batch] : p->seqlen_k;
+    return (shapes){
+        .q = {"q", {batch, p->nheads, rows_q}, p->head_dim},
+        .k = {"k", {batch, p->nheads_kv, rows_k}, p->head_dim},
+        .v = {"v", {batch, p->nheads_kv, rows_k}, p->head_dim_v},
+        .out = {"out", {batch, p->nheads, rows_q}, p->head_dim_v},
+    };
+}
+
+static hyperattn_status resolve_tensors(hyperattn_problem *p, ha_extents *bytes)
+{
     int size = element_size(p->dtype);
-    const shape q = {"q", {batch, p->nheads, rows_q}, p->head_dim};
-    const shape k = {"k", {batch, p->nheads_kv, rows_k}, p->head_dim};
-    const shape v = {"v", {batch, p->nheads_kv, rows_k}, p->head_dim_v};
-    const shape out = {"out", {batch, p->nheads, rows_q}, p->head_dim_v};
+    const shapes s = shapes_of(p);
     hyperattn_status status;
-    if ((status = resolve_strides(&q, p->q_stride, size, 0, &bytes->q)) ||
-        (status = resolve_strides(&k, p->k_stride, size, 0, &bytes->k)) ||
-        (status = resolve_strides(&v, p->v_stride, size, 0, &bytes->v)) ||
-        (status = resolve_strides(&out, p->out_stride, size, 1, &bytes->out)))
+    if ((status = resolve_strides(&s.q, p->q_stride, size, 0, &bytes->q)) ||
+        (status = resolve_strides(&s.k, p->k_stride, size, 0, &bytes->k)) ||
+        (status = resolve_strides(&s.v, p->v_stride, size, 0, &bytes->v)) ||
+        (status = resolve_strides(&s.out, p->out_stride, size, 1, &bytes->out)))
         return status;
-    bytes->lse = (size_t)(batch * p->nheads * rows_q) * sizeof(float);
+    bytes->lse = (size_t)(s.out.size[0] * s.out.size[1] * s.out.size[2]) * sizeof(float);
     return HYPERATTN_OK;
+}
+
+hyperattn_status ha_problem_check_gradients(const hyperattn_problem *p)
+{
+    const shapes s = shapes_of(p);
+    hyperattn_status status;
+    if ((status = check_distinct(&s.q, p->q_stride)) || (status = check_distinct(&s.k, p->k_stride)))
+        return status;
+    return check_distinct(&s.v, p->v_stride);
 }
 
 hyperattn_status ha_problem_resolve(hyperattn_problem *resolved, ha_extents *bytes,

@@ -9,4 +9,7 @@
 hyperattn_status ha_problem_resolve(hyperattn_problem *resolved, ha_extents *bytes,
                                     const hyperattn_problem *problem);
 
+/* Whether gradients can be written with the strides of q, k and v: inputs may be broadcast. */
+hyperattn_status ha_problem_check_gradients(const hyperattn_problem *problem);
+
 #endif

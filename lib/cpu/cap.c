@@ -5,8 +5,8 @@
 
 #include "cpu/clock.h"
 #include "cpu/columns.h"
-#include "cpu/hyper.h"
 #include "cpu/state.h"
+#include "cpu/walk.h"
 #include "int64.h"
 #include "parallel.h"
 
@@ -47,7 +47,7 @@ static float tile_tau(const ha_run *run, ha_scratch *s, const ha_unit *u, const 
     q.first = row0;
     run->cpu->arith->load_q(s->q, &q, rows, run->plan->problem.head_dim);
     ha_state_clear(run, s, rows);
-    ha_sampler all = ha_hyper_columns(run, u, rect, head, &block);
+    ha_sampler all = ha_walk_sampler(run, u, rect, head, &block);
     all.draws = all.outside;
     for (int64_t first = 0; first < all.outside; first += HA_TASK_KEYS) {
         ha_columns *c = &s->columns[0];
@@ -120,17 +120,53 @@ void ha_cap_prepare(const ha_run *run, ha_scratch *s, const ha_task *task)
         s->cap[i] = INFINITY;
 }
 
+/* Whether the samples of row i sum to less than 2^floor; *sum: what the whole row then sums to,
+ * relative to its maximum. */
+static int is_floored(const ha_scratch *s, int64_t i, double floor, double *sum)
+{
+    if (floor == -INFINITY || s->m[i] == -INFINITY) /* neither blocks nor samples saw a key */
+        return 0;
+    double block = exp2((double)s->block_sum[i] - (double)s->m[i]);
+    double least = exp2(floor - (double)s->m[i]);
+    *sum = block + least;
+    return (double)s->l[i] - block < least;
+}
+
 void ha_cap_finish(const ha_run *run, ha_scratch *s, const ha_task *task)
 {
-    double floor = log2_floor(run, task);
-    if (floor == -INFINITY)
-        return;
-    for (int64_t i = 0; i < task->rows; i++) {
-        if (s->m[i] == -INFINITY) /* neither blocks nor samples saw a key */
-            continue;
-        double block = exp2((double)s->block_sum[i] - (double)s->m[i]);
-        double least = exp2(floor - (double)s->m[i]);
-        if ((double)s->l[i] - block < least)
-            s->l[i] = (float)(block + least);
+    double floor = log2_floor(run, task), sum;
+    for (int64_t i = 0; i < task->rows; i++)
+        if (is_floored(s, i, floor, &sum))
+            s->l[i] = (float)sum;
+}
+
+void ha_cap_sums(ha_run *run, ha_scratch *s, const ha_task *task)
+{
+    const ha_state_rows at = ha_task_rows(run, task);
+    ha_rows q = at.unit->q[at.head];
+    ha_walk w = ha_walk_begin(run, task);
+    ha_columns *c = &s->columns[0];
+    int prepared = 0;
+    q.index = at.index;
+    q.first = at.first;
+    run->cpu->arith->load_q(s->q, &q, at.rows, run->plan->problem.head_dim);
+    ha_state_clear(run, s, at.rows);
+    while (ha_walk_next(&w, c)) {
+        if (c->sampled && !prepared) {
+            ha_cap_prepare(run, s, task);
+            prepared = 1;
+        }
+        ha_columns_pack(run, s, at.unit, c, 0);
+        ha_columns_attend(run, s, c, at.rows, c->sampled, 0);
     }
+    if (!prepared)
+        ha_cap_prepare(run, s, task);
+}
+
+void ha_cap_drop_floored(const ha_run *run, const ha_scratch *s, const ha_task *task, float *entry)
+{
+    double floor = log2_floor(run, task), sum;
+    for (int64_t i = 0; i < task->rows; i++)
+        if (is_floored(s, i, floor, &sum))
+            entry[i] = 0;
 }

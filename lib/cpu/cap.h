@@ -20,6 +20,11 @@ void ha_cap_prepare(const ha_run *run, ha_scratch *s, const ha_task *task);
 /* Line 7, when its samples are done: they sum to tau / kappa at least. */
 void ha_cap_finish(const ha_run *run, ha_scratch *s, const ha_task *task);
 
+/* For backward: the task's row sums without values, from the scratch's query rows on, and its cap;
+ * then entries of rows at their floor become 0. */
+void ha_cap_sums(ha_run *run, ha_scratch *s, const ha_task *task);
+void ha_cap_drop_floored(const ha_run *run, const ha_scratch *s, const ha_task *task, float *entry);
+
 /* Tiles of rows per rectangle. */
 int64_t ha_cap_tiles(const hyperattn_params *params, const ha_arith *arith);
 

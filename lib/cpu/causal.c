@@ -11,6 +11,7 @@ typedef struct builder {
     int64_t tasks;
     int64_t wave_rects;
     int deepest; /* level of the recursion */
+    int causal;
 } builder;
 
 static int64_t blocks_of(const builder *b, const ha_rect *r)
@@ -35,10 +36,13 @@ static void add_rect(builder *b, ha_rect r)
 
 static void add_leaf(builder *b, ha_leaf leaf)
 {
-    if (b->layout->leaves)
-        b->layout->leaves[b->layout->nleaves] = leaf;
-    b->layout->nleaves++;
-    b->layout->max_leaf_rows = ha_max(b->layout->max_leaf_rows, leaf.nq);
+    ha_layout *l = b->layout;
+    int64_t keys = ha_leaf_limit(l, &leaf, b->causal, leaf.nq - 1) - leaf.k0;
+    if (l->leaves)
+        l->leaves[l->nleaves] = leaf;
+    l->nleaves++;
+    l->max_leaf_rows = ha_max(l->max_leaf_rows, leaf.nq);
+    l->max_leaf_keys = ha_max(l->max_leaf_keys, keys);
 }
 
 static void end_wave(builder *b)
@@ -132,6 +136,8 @@ static void build_recursion(builder *b, int64_t n)
 static void build_causal_mask(builder *b, int64_t nq)
 {
     int64_t step = b->params->block_mask->query_block;
+    /* A leaf's keys begin up to HA_SPLIT - 1 before its rows' own, which are those of full blocks. */
+    b->layout->leaf_classes = 2 + (HA_SPLIT - 1) / step;
     for (int64_t row = 0, end; row < nq; row = end) {
         end = ha_min(nq, (row / step + 1) * step);
         if (end <= b->row0)
@@ -164,10 +170,11 @@ void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int caus
 {
     int64_t nq = layout->nq, nk = layout->nk;
     builder b = {
-        .layout = layout, .params = params, .row0 = ha_max(0, nq - nk), .key0 = ha_max(0, nk - nq),
+        .layout = layout, .params = params, .causal = causal, .row0 = ha_max(0, nq - nk), .key0 = ha_max(0, nk - nq),
     };
     layout->nrects = layout->nleaves = layout->nwaves = 0;
     layout->key0 = b.key0;
+    layout->leaf_classes = 1;
     if (layout->wave)
         layout->wave[0] = 0;
     if (!nq)

@@ -44,9 +44,17 @@ typedef struct ha_layout {
     ha_leaf *leaves;
     int64_t max_rects;    /* of a wave */
     int64_t max_bounds;   /* of a wave */
-    int64_t max_leaf_rows;
+    int64_t max_leaf_rows, max_leaf_keys;
+    int64_t leaf_classes; /* leaves i and i + leaf_classes share no key */
     int64_t max_tasks;    /* of a wave, at HA_TASK_ROWS rows a task and per query head */
 } ha_layout;
+
+/* The key behind the last one that row i of a leaf sees; at its first key or before: none. */
+static inline int64_t ha_leaf_limit(const ha_layout *layout, const ha_leaf *leaf, int causal,
+                                    int64_t i)
+{
+    return causal ? leaf->q0 + i + 1 + layout->nk - layout->nq : layout->nk;
+}
 
 /* Most query rows that one task holds. */
 #define HA_TASK_ROWS 256

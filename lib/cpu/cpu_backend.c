@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The CPU backend: plans what a call needs, lays out its workspace and runs the stages.
+ * The CPU backend: plans what a call needs and runs its stages.
  */
 #include <string.h>
 
 #include "backend.h"
-#include "cpu/cap.h"
+#include "cpu/backward.h"
+#include "cpu/call.h"
 #include "cpu/exact.h"
 #include "cpu/exact_blas.h"
 #include "cpu/hyper.h"
@@ -50,6 +51,8 @@ static void keep_largest(ha_layout *max, const ha_layout *l)
     max->max_bounds = ha_max(max->max_bounds, l->max_bounds);
     max->max_tasks = ha_max(max->max_tasks, l->max_tasks);
     max->max_leaf_rows = ha_max(max->max_leaf_rows, l->max_leaf_rows);
+    max->max_leaf_keys = ha_max(max->max_leaf_keys, l->max_leaf_keys);
+    max->leaf_classes = ha_max(max->leaf_classes, l->leaf_classes);
 }
 
 static hyperattn_status build_layouts(const hyperattn_plan *plan, ha_cpu_plan *cpu)
@@ -75,106 +78,6 @@ static hyperattn_status build_layouts(const hyperattn_plan *plan, ha_cpu_plan *c
         keep_largest(&cpu->max, l);
     }
     return HYPERATTN_OK;
-}
-
-/* ---- workspace ----------------------------------------------------------------------------- */
-
-static void carve_hash(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_unit *u)
-{
-    const hyperattn_params *p = &plan->params;
-    const ha_layout *max = &cpu->max;
-    int sorted = ha_is_sorted(p);
-    int64_t nq = sorted ? cpu->group * max->nq : 0, nk = sorted ? max->nk : 0;
-    u->directions = ha_carve(c, sorted ? (int64_t)ha_k_bytes(&plan->ctx->kernels->f32, HA_MAX_PROJS,
-                                                             plan->problem.head_dim) : 0, 1);
-    u->qproj = ha_carve(c, nq * cpu->ldproj, sizeof *u->qproj);
-    u->kproj = ha_carve(c, nk * cpu->ldproj, sizeof *u->kproj);
-    u->qrank = ha_carve(c, nq, sizeof *u->qrank);
-    u->krank = ha_carve(c, nk, sizeof *u->krank);
-    u->qorder = ha_carve(c, nq, sizeof *u->qorder);
-    u->korder = ha_carve(c, nk, sizeof *u->korder);
-    u->bounds = ha_carve(c, cpu->group * max->max_bounds, sizeof *u->bounds);
-    u->tau = ha_carve(c, cpu->group * max->max_rects * ha_cap_tiles(p, cpu->arith), sizeof *u->tau);
-    if (p->sampling == HYPERATTN_VNORM) {
-        u->vnorm = ha_carve(c, max->nk, sizeof *u->vnorm);
-        u->mass = ha_carve(c, max->nk, sizeof *u->mass);
-    }
-}
-
-static void carve_unit(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_unit *u)
-{
-    const hyperattn_problem *p = &plan->problem;
-    const ha_layout *max = &cpu->max;
-    u->q = ha_carve(c, cpu->group, sizeof *u->q);
-    u->out = ha_carve(c, cpu->group, sizeof *u->out);
-    u->lse = ha_carve(c, cpu->group, sizeof *u->lse);
-    if (max->nwaves)
-        carve_hash(c, plan, cpu, u);
-    if (max->nwaves && max->nleaves) {
-        u->m = ha_carve(c, cpu->group * max->nq, sizeof *u->m);
-        u->l = ha_carve(c, cpu->group * max->nq, sizeof *u->l);
-        u->acc = ha_carve(c, cpu->group * max->nq * cpu->ldacc, sizeof *u->acc);
-    }
-    if (max->nleaves && !ha_exact_blas_serves(plan)) {
-        int64_t nk = ha_round_up(max->nk, HA_SPLIT);
-        u->kpack = ha_carve(c, (int64_t)ha_k_bytes(cpu->arith, nk, p->head_dim), 1);
-        u->vpack = ha_carve(c, (int64_t)ha_v_bytes(cpu->arith, nk, p->head_dim_v), 1);
-        u->finite = ha_carve(c, nk / HA_SPLIT, 1);
-    }
-}
-
-static void carve_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu,
-                          ha_scratch *s)
-{
-    const hyperattn_problem *p = &plan->problem;
-    const ha_arith *a = cpu->arith, *f32 = &plan->ctx->kernels->f32;
-    int64_t rows = ha_task_rows_padded(a), wide = ha_max(p->head_dim, p->head_dim_v);
-    int64_t directions = HA_MAX_PROJS * p->head_dim; /* made in acc */
-    s->q = ha_carve(c, rows * ha_round_up(wide, f32->lanes), sizeof(float));
-    s->m = ha_carve(c, rows, sizeof *s->m);
-    s->l = ha_carve(c, rows, sizeof *s->l);
-    s->acc = ha_carve(c, ha_max(rows * cpu->ldacc, directions), sizeof *s->acc);
-    s->cap = ha_carve(c, rows, sizeof *s->cap);
-    s->block_sum = ha_carve(c, rows, sizeof *s->block_sum);
-    s->inv = ha_carve(c, rows, sizeof *s->inv);
-    s->kpack = ha_carve(c, (int64_t)ha_k_bytes(a, HA_TASK_KEYS, p->head_dim), 1);
-    s->vpack = ha_carve(c, (int64_t)ha_v_bytes(a, HA_TASK_KEYS, p->head_dim_v), 1);
-    for (int i = 0; i < 3; i++) {
-        s->columns[i].key = ha_carve(c, HA_TASK_KEYS, sizeof *s->columns[i].key);
-        s->columns[i].logw = ha_carve(c, HA_TASK_KEYS, sizeof *s->columns[i].logw);
-    }
-    s->ahead = ha_carve(c, HA_TASK_AHEAD, sizeof *s->ahead);
-    s->limit = ha_carve(c, rows, sizeof *s->limit);
-    s->tile = ha_carve(c, ha_exact_blas_serves(plan) ? ha_exact_blas_scratch(cpu->ldacc)
-                                                     : ha_tile_scratch(a), sizeof *s->tile);
-    if (cpu->max.nwaves) /* ends of buckets, then the block of each, under strict_causal */
-        s->counts = ha_carve(c, 2 * ((int64_t)1 << plan->params.lsh_num_projs) + 1,
-                             sizeof *s->counts);
-}
-
-/* Lays out a call's workspace, or counts its bytes where base is NULL. */
-static size_t carve(void *base, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_run *run,
-                    int *wraps)
-{
-    ha_carver c = {.base = base};
-    int64_t nthreads = plan->ctx->nthreads;
-    run->units = ha_carve(&c, cpu->in_flight, sizeof *run->units);
-    run->scratch = ha_carve(&c, nthreads, sizeof *run->scratch);
-    run->tasks = ha_carve(&c, cpu->in_flight * cpu->group * cpu->max.max_tasks, sizeof *run->tasks);
-    if (base) {
-        memset(run->units, 0, (size_t)cpu->in_flight * sizeof *run->units);
-        memset(run->scratch, 0, (size_t)nthreads * sizeof *run->scratch);
-    }
-    for (int64_t i = 0; i < cpu->in_flight; i++) {
-        ha_unit sizing = {0};
-        carve_unit(&c, plan, cpu, base ? &run->units[i] : &sizing);
-    }
-    for (int64_t i = 0; i < nthreads; i++) {
-        ha_scratch sizing = {0};
-        carve_scratch(&c, plan, cpu, base ? &run->scratch[i] : &sizing);
-    }
-    *wraps = c.wraps;
-    return c.used;
 }
 
 /* Units in flight: enough for every thread to find work, no more, to keep the workspace small. */
@@ -209,14 +112,17 @@ static hyperattn_status cpu_plan(hyperattn_plan *plan)
         .ldproj = ha_round_up(plan->params.lsh_num_projs, kernels->f32.lanes),
     };
     cpu->ldacc = ha_padded_dv(cpu->arith, p->head_dim_v);
+    cpu->ldgrad = ha_padded_dv(cpu->arith, p->head_dim);
     plan->backend_data = cpu;
     hyperattn_status status = build_layouts(plan, cpu);
     if (!status) {
-        int wraps;
+        int forward_wraps, backward_wraps;
         ha_run sizing;
         cpu->in_flight = units_in_flight(plan, cpu);
-        plan->workspace = carve(NULL, plan, cpu, &sizing, &wraps);
-        if (wraps)
+        ha_backward_plan(plan, cpu);
+        plan->workspace = ha_call_carve(NULL, plan, cpu, &sizing, 0, &forward_wraps);
+        plan->workspace_backward = ha_call_carve(NULL, plan, cpu, &sizing, 1, &backward_wraps);
+        if (forward_wraps || backward_wraps)
             status = ha_fail(HYPERATTN_EINVAL, "the workspace for seqlen_q %lld, seqlen_k %lld wraps",
                              (long long)p->seqlen_q, (long long)p->seqlen_k);
     }
@@ -226,36 +132,6 @@ static hyperattn_status cpu_plan(hyperattn_plan *plan)
 }
 
 /* ---- forward ------------------------------------------------------------------------------- */
-
-static const void *offset(const void *base, int64_t elements, hyperattn_dtype dtype)
-{
-    return (const char *)base + elements * (dtype == HYPERATTN_F32 ? 4 : 2);
-}
-
-/* Points a unit at key head `number` of the batch. */
-static void aim(const hyperattn_plan *plan, const ha_cpu_plan *cpu, const ha_tensors *t, ha_unit *u,
-                int64_t number)
-{
-    const hyperattn_problem *p = &plan->problem;
-    int64_t b = number / p->nheads_kv, kv = number % p->nheads_kv;
-    ha_sequence seq = ha_plan_sequence(plan, b);
-    u->layout = &cpu->layouts[cpu->nlayouts > 1 ? b : 0];
-    u->head0 = b * p->nheads + kv * cpu->group;
-    u->id = (uint32_t)number;
-    u->k = (ha_rows){.base = offset(t->k, seq.k + kv * p->k_stride[1], p->dtype),
-                     .stride = p->k_stride[2], .dtype = p->dtype};
-    u->v = (ha_rows){.base = offset(t->v, seq.v + kv * p->v_stride[1], p->dtype),
-                     .stride = p->v_stride[2], .dtype = p->dtype};
-    for (int64_t g = 0; g < cpu->group; g++) {
-        int64_t head = kv * cpu->group + g;
-        u->q[g] = (ha_rows){.base = offset(t->q, seq.q + head * p->q_stride[1], p->dtype),
-                            .stride = p->q_stride[2], .dtype = p->dtype};
-        int64_t out = (seq.out + head * p->out_stride[1]) * (p->dtype == HYPERATTN_F32 ? 4 : 2);
-        u->out[g] = (ha_out_rows){.base = (char *)t->out + out, .stride = p->out_stride[2],
-                                  .dtype = p->dtype};
-        u->lse[g] = t->lse ? t->lse + seq.lse + head * seq.lse_head : NULL;
-    }
-}
 
 static void run_units(ha_run *run)
 {
@@ -274,22 +150,51 @@ static void run_units(ha_run *run)
     }
 }
 
+static void book_profile(const ha_run *run)
+{
+    const hyperattn_plan *plan = run->plan;
+    for (int i = 0; plan->profile && i < plan->ctx->nthreads; i++)
+        for (int stage = 0; stage < HA_STAGES; stage++)
+            plan->profile->seconds[stage] += run->scratch[i].seconds[stage];
+}
+
+/* Units of the round that begins with unit `first`. */
+static int64_t units_from(const ha_cpu_plan *cpu, int64_t first)
+{
+    int64_t left = cpu->units - first;
+    return left < cpu->in_flight ? left : cpu->in_flight;
+}
+
 static hyperattn_status cpu_forward(const hyperattn_plan *plan, const ha_tensors *t, void *workspace)
 {
     const ha_cpu_plan *cpu = plan->backend_data;
     ha_run run = {.plan = plan, .cpu = cpu};
     int wraps;
-    carve(workspace, plan, cpu, &run, &wraps);
+    ha_call_carve(workspace, plan, cpu, &run, 0, &wraps);
     for (int64_t first = 0; first < cpu->units; first += cpu->in_flight) {
-        int64_t left = cpu->units - first;
-        run.nunits = left < cpu->in_flight ? left : cpu->in_flight;
+        run.nunits = units_from(cpu, first);
         for (int64_t i = 0; i < run.nunits; i++)
-            aim(plan, cpu, t, &run.units[i], first + i);
+            ha_call_aim_forward(&run, t, &run.units[i], first + i);
         run_units(&run);
     }
-    for (int i = 0; plan->profile && i < plan->ctx->nthreads; i++)
-        for (int stage = 0; stage < HA_STAGES; stage++)
-            plan->profile->seconds[stage] += run.scratch[i].seconds[stage];
+    book_profile(&run);
+    return HYPERATTN_OK;
+}
+
+static hyperattn_status cpu_backward(const hyperattn_plan *plan, const ha_gradients *t,
+                                     void *workspace)
+{
+    const ha_cpu_plan *cpu = plan->backend_data;
+    ha_run run = {.plan = plan, .cpu = cpu};
+    int wraps;
+    ha_call_carve(workspace, plan, cpu, &run, 1, &wraps);
+    for (int64_t first = 0; first < cpu->units; first += cpu->in_flight) {
+        run.nunits = units_from(cpu, first);
+        for (int64_t i = 0; i < run.nunits; i++)
+            ha_call_aim_backward(&run, t, &run.units[i], first + i);
+        ha_backward_units(&run);
+    }
+    book_profile(&run);
     return HYPERATTN_OK;
 }
 
@@ -299,6 +204,7 @@ const ha_backend ha_backend_cpu = {
     .name = "cpu",
     .plan = cpu_plan,
     .forward = cpu_forward,
+    .backward = cpu_backward,
     .merge = ha_merge,
     .destroy = cpu_destroy,
 };

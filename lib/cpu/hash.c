@@ -7,6 +7,7 @@
 #include "cpu/hyper.h"
 #include "cpu/lsh.h"
 #include "cpu/sort.h"
+#include "cpu/walk.h"
 #include "int64.h"
 #include "parallel.h"
 

@@ -4,6 +4,22 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/walk.h"
+
+ha_state_rows ha_task_rows(const ha_run *run, const ha_task *task)
+{
+    ha_unit *u = &run->units[task->unit];
+    int64_t first = task->rect->q0 + task->row0;
+    return (ha_state_rows){
+        .unit = u,
+        .head = task->head,
+        .rows = task->rows,
+        .first = first,
+        .index = ha_is_sorted(&run->plan->params) ? u->qorder + task->head * u->layout->nq + first
+                                                  : NULL,
+    };
+}
+
 static int64_t row_of(const ha_state_rows *at, int64_t i)
 {
     return at->index ? (int64_t)at->index[i] : at->first + i;

@@ -15,6 +15,8 @@ typedef struct ha_state_rows {
     int64_t first, rows;
 } ha_state_rows;
 
+ha_state_rows ha_task_rows(const ha_run *run, const ha_task *task);
+
 /* Where row i's accumulators are kept between waves. */
 const float *ha_state_row(const ha_run *run, const ha_state_rows *at, int64_t i);
 

@@ -6,6 +6,8 @@
 #ifndef HA_UNIT_H
 #define HA_UNIT_H
 
+#include <stdatomic.h>
+
 #include "cpu/causal.h"
 #include "plan.h"
 #include "workspace.h"
@@ -15,17 +17,23 @@
 /* Keys that a task packs at a time: a multiple of every nr, and bc at least. */
 #define HA_TASK_KEYS 576
 
+/* Most rows and keys of a block that backward packs at a time: at least HA_TASK_ROWS, and no more
+ * than HA_TASK_KEYS. */
+#define HA_GRAD_ROWS 576
+
 /* The CPU backend's plan data. */
 typedef struct ha_cpu_plan {
     const ha_arith *arith;
     int64_t group;         /* query heads per key head */
     int64_t units;         /* batch * nheads_kv */
     int64_t in_flight;     /* units at a time */
-    int64_t ldacc, ldproj; /* row widths of states and projections */
+    int64_t ldacc, ldproj; /* row widths of states, or gradients of v; and of projections */
+    int64_t ldgrad;        /* row width of gradients of q and k */
+    int64_t task_columns;  /* most columns of a task */
+    int64_t round;         /* tasks whose columns' gradients are kept at a time */
     int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
     ha_layout *layouts;
     ha_layout max;         /* the largest counts of any layout */
-    size_t unit_bytes, thread_bytes, shared_bytes;
 } ha_cpu_plan;
 
 /* Rows of a rectangle's sorted queries [row0, row0 + rows) against its block. */
@@ -35,6 +43,9 @@ typedef struct ha_task {
     int64_t block;
     int64_t row0, rows;
 } ha_task;
+
+/* How far the sums of a block of rows or keys are; threads wait for each other by it. */
+typedef atomic_int_least64_t ha_progress;
 
 /* A unit's tensors and its part of the workspace. Rows are those of the sequence. */
 typedef struct ha_unit {
@@ -59,6 +70,14 @@ typedef struct ha_unit {
     float *m, *l, *acc;     /* row states between waves: [group][nq], [group][nq][ldacc] */
     void *kpack, *vpack;    /* packed keys and values from layout->key0 on */
     uint8_t *finite;        /* [per HA_SPLIT keys of the pack]: every value is finite */
+
+    /* backward alone */
+    ha_rows *o, *dout;       /* [group]: out, and the loss's gradient */
+    ha_out_rows *dq, dk, dv; /* dq: [group] */
+    const float **lse_given; /* [group] */
+    float *lse2, *delta;     /* [group][nq]: lse as log2; dout_i.out_i */
+    float *gq, *gk, *gv;     /* sums of the gradients: [group][nq][ldgrad], [nk][ldgrad], [nk][ldacc] */
+    ha_progress *progress;   /* see cpu/backward_leaves.c */
 } ha_unit;
 
 /* Columns of a unit: keys and their log2 weights. */
@@ -87,9 +106,26 @@ typedef struct ha_scratch {
     float *tile;       /* the kernels' scratch */
     uint32_t *counts;  /* counting sort */
     double seconds[HA_STAGES];
+
+    /* backward alone: rows and columns packed for each place in the products, see ha_grad_tile */
+    void *rows_q, *rows_dout, *rows_q_sum, *rows_dout_sum; /* [HA_GRAD_ROWS] */
+    void *keys_k, *keys_v, *keys_k_sum;                    /* [HA_TASK_KEYS] */
+    float *logw;               /* [HA_TASK_KEYS] */
+    float *lse, *delta;        /* [HA_GRAD_ROWS] */
+    float *capped;             /* [HA_TASK_ROWS] */
+    float *dq;                 /* [HA_TASK_ROWS][ldgrad] */
+    float *grad_tile;          /* the kernels' scratch */
+    int32_t *grad_limit;       /* [gr] */
 } ha_scratch;
 
-/* A forward call. */
+/* Gradients of the columns of a round of tasks, until they are summed per key. */
+typedef struct ha_slots {
+    uint32_t *key;  /* [round][task_columns] */
+    int64_t *used;  /* [round] */
+    float *dk, *dv; /* [round][task_columns][ldgrad], [ldacc] */
+} ha_slots;
+
+/* A forward or backward call. */
 typedef struct ha_run {
     const hyperattn_plan *plan;
     const ha_cpu_plan *cpu;
@@ -99,6 +135,7 @@ typedef struct ha_run {
     ha_task *tasks;
     int64_t ntasks;
     int wave;
+    ha_slots slots; /* backward alone */
 } ha_run;
 
 static inline const ha_kernels *ha_run_kernels(const ha_run *run)

@@ -8,6 +8,7 @@ const ha_kernels ha_kernels_avx2 = {
     .f32 = F32_ARITH,
     .project = project,
     .store_rows = store_rows,
+    .dot_rows = dot_rows,
     .f32_peak = f32_peak,
     .exp2 = exp2_array,
 };

@@ -44,6 +44,7 @@ const ha_kernels ha_kernels_avx512bf16 = {
     .bf16 = &bf16_arith,
     .project = project,
     .store_rows = store_rows,
+    .dot_rows = dot_rows,
     .f32_peak = f32_peak,
     .bf16_peak = bf16_peak,
     .exp2 = exp2_array,

@@ -19,19 +19,29 @@ static inline __attribute__((always_inline)) void store_weights_f32(float *row, 
 #define RUN 1
 #define BLOCK(acc, nv, ...) block(acc, MR, nv, __VA_ARGS__, vmadd)
 #define STORE_P(s, r, j, p, n) store_weights_f32((s) + (r) * BC + (j), p, n)
+#define BLOCK_T(acc, nv, ...) block_t(acc, MR, nv, __VA_ARGS__, vmadd)
+#define STORE_GRAD(g, r, j, p, ds, n)                            \
+    do {                                                         \
+        store_weights_f32((g)->x + (r) * LDX + (j), p, n);       \
+        store_weights_f32((g)->y + (r) * LDX + (j), ds, n);      \
+    } while (0)
 #include "body_attend.h"
+#include "body_backward.h"
 #undef FN
 #undef PAIR
 #undef RUN
 #undef BLOCK
 #undef STORE_P
+#undef BLOCK_T
+#undef STORE_GRAD
 
 /* Another arithmetic's block may have other sizes. */
-enum { F32_MR = MR, F32_BR = BR };
+enum { F32_MR = MR, F32_BR = BR, F32_GR = GR, F32_SCRATCH = 2 * GR * (GC + 16) };
 
 #define F32_ARITH                                                                        \
     {                                                                                    \
         .mr = F32_MR, .nr = NR, .lanes = VLEN, .br = F32_BR, .bc = BC, .pair = 1,        \
         .run = 1, .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v,                  \
-        .attend = attend_f32,                                                            \
+        .attend = attend_f32, .gr = F32_GR, .gc = GC, .grad_scratch = F32_SCRATCH,       \
+        .backward = backward_f32,                                                        \
     }

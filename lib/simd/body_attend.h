@@ -56,23 +56,6 @@ static inline __attribute__((always_inline)) void FN(value_block)(float *out, in
             vstore(out + i * ldacc + j * VLEN, vadd(acc[i][j], vload(out + i * ldacc + j * VLEN)));
 }
 
-/* Calls f with its last argument constant, so that the register block is unrolled. */
-#if NRV == 2
-#define BY_WIDTH(f, nv, ...)                    \
-    switch (nv) {                               \
-    case 1: f(__VA_ARGS__, 1); break;           \
-    default: f(__VA_ARGS__, 2); break;          \
-    }
-#else
-#define BY_WIDTH(f, nv, ...)                    \
-    switch (nv) {                               \
-    case 1: f(__VA_ARGS__, 1); break;           \
-    case 2: f(__VA_ARGS__, 2); break;           \
-    case 3: f(__VA_ARGS__, 3); break;           \
-    default: f(__VA_ARGS__, 4); break;          \
-    }
-#endif
-
 /* Keys that row i sees. */
 static inline int FN(row_keys)(const ha_tile *t, int i)
 {
@@ -312,5 +295,3 @@ static void FN(attend)(const ha_tile *t)
     else
         FN(values)(t);
 }
-
-#undef BY_WIDTH

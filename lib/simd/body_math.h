@@ -129,6 +129,51 @@ static inline __attribute__((always_inline)) void block(vf (*acc)[NRV], int mr, 
     }
 }
 
+/* The same with the left operand transposed: acc_ij += sum_x a[x][i] * b[x][j]. lda is a constant
+ * too: one pointer then reaches eight steps. */
+static inline __attribute__((always_inline)) void block_t(vf (*acc)[NRV], int mr, int nv,
+                                                          const float *a, int64_t lda,
+                                                          const float *b, int64_t ldb,
+                                                          int64_t depth, int rest,
+                                                          vf (*dot)(vf, vf, vf))
+{
+    const float *row[MR * NRV];
+    for (; depth >= STEPS; depth -= STEPS, a += STEPS * lda, b += STEPS * ldb) {
+        OPAQUE(a);
+        OPAQUE(b);
+        for (int i = 0; i < mr; i++)
+            row[i] = a + i;
+        UNROLL
+        for (int x = 0; x < STEPS; x++)
+            block_step(acc, mr, nv, row, x * (int)lda, b + x * ldb, dot);
+    }
+    if (!rest)
+        return;
+#pragma GCC unroll 1
+    for (; depth > 0; depth--, a += lda, b += ldb) {
+        for (int i = 0; i < mr; i++)
+            row[i] = a + i;
+        block_step(acc, mr, nv, row, 0, b, dot);
+    }
+}
+
+/* Calls f with its last argument constant, so that the register block is unrolled. */
+#if NRV == 2
+#define BY_WIDTH(f, nv, ...)                    \
+    switch (nv) {                               \
+    case 1: f(__VA_ARGS__, 1); break;           \
+    default: f(__VA_ARGS__, 2); break;          \
+    }
+#else
+#define BY_WIDTH(f, nv, ...)                    \
+    switch (nv) {                               \
+    case 1: f(__VA_ARGS__, 1); break;           \
+    case 2: f(__VA_ARGS__, 2); break;           \
+    case 3: f(__VA_ARGS__, 3); break;           \
+    default: f(__VA_ARGS__, 4); break;          \
+    }
+#endif
+
 /* A block asks the second-level cache for its share of the panel that is needed next: hardware
  * prefetchers stop at a page's end, and a panel is about a page. In lines of 16 floats. */
 static inline int64_t prefetch_share(int64_t floats, int blocks)

@@ -179,3 +179,38 @@ static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, 
             store_row(row, dst->dtype, c, dv, vmul(vload(acc + c), w));
     }
 }
+
+static inline __attribute__((always_inline)) void dot_rows_as(float *dot, const ha_rows *a,
+                                                              hyperattn_dtype atype,
+                                                              const ha_rows *b,
+                                                              hyperattn_dtype btype, int64_t rows,
+                                                              int64_t n)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        const char *x = ha_row_at(a, i), *y = ha_row_at(b, i);
+        prefetch_row(a, i + AHEAD, rows, n);
+        prefetch_row(b, i + AHEAD, rows, n);
+        vf sum[2] = {vzero(), vzero()};
+        int64_t c = 0;
+        for (; c + 2 * VLEN <= n; c += 2 * VLEN)
+            for (int s = 0; s < 2; s++)
+                sum[s] = vfma(load_row(x, atype, c + s * VLEN, n),
+                              load_row(y, btype, c + s * VLEN, n), sum[s]);
+        for (; c < n; c += VLEN)
+            sum[0] = vfma(load_row(x, atype, c, n), load_row(y, btype, c, n), sum[0]);
+        dot[i] = vhsum(vadd(sum[0], sum[1]));
+    }
+}
+
+static void dot_rows(float *dot, const ha_rows *a, const ha_rows *b, int64_t rows, int64_t n)
+{
+    if (a->dtype != b->dtype) {
+        dot_rows_as(dot, a, a->dtype, b, b->dtype, rows, n);
+        return;
+    }
+    switch (a->dtype) {
+    case HYPERATTN_F32: dot_rows_as(dot, a, HYPERATTN_F32, b, HYPERATTN_F32, rows, n); break;
+    case HYPERATTN_BF16: dot_rows_as(dot, a, HYPERATTN_BF16, b, HYPERATTN_BF16, rows, n); break;
+    case HYPERATTN_F16: dot_rows_as(dot, a, HYPERATTN_F16, b, HYPERATTN_F16, rows, n); break;
+    }
+}

@@ -206,6 +206,7 @@ const ha_kernels ha_kernels_neonbf16 = {
     .bf16 = &bf16_arith,
     .project = project,
     .store_rows = store_rows,
+    .dot_rows = dot_rows,
     .f32_peak = f32_peak,
     .bf16_peak = mmla_peak,
     .exp2 = exp2_array,

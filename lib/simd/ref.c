@@ -146,6 +146,62 @@ static void attend(const ha_tile *t)
         attend_row(t, i);
 }
 
+/* dst += weight * row i of a column pack of n columns, whose panels have `depth` units. */
+static void add_packed(float *dst, float weight, const void *pack, int64_t depth, int64_t i,
+                       int64_t n)
+{
+    ha_panels panels = ha_column_panels(n, 1, NR);
+    int64_t width;
+    for (int64_t c = 0; c < n; c += width) {
+        width = ha_panel_width(&panels, c);
+        const float *row = (const float *)pack + c * depth + i * width;
+        for (int64_t x = 0; x < width; x++)
+            dst[c + x] += weight * row[x];
+    }
+}
+
+/* Row i of a query tile times row j of key panels, both of n columns. */
+static float tile_dot(const float *rows, int i, const float *panels, int j, int64_t n)
+{
+    float sum = 0;
+    for (int64_t x = 0; x < n; x++)
+        sum += rows[i * n + x] * panels[j / NR * NR * n + x * NR + j % NR];
+    return sum;
+}
+
+static void backward(const ha_grad_tile *t)
+{
+    for (int i = 0; i < t->rows; i++) {
+        int seen = t->limit ? t->limit[i] : t->keys;
+        for (int j = 0; j < t->keys && j < seen; j++) {
+            float s = tile_dot(t->q, i, t->k, j, t->head_dim) * t->scale + t->logw[j];
+            int capped = t->cap && s >= t->cap[i];
+            float p = exp2_value((capped ? t->cap[i] : s) - t->lse[i]);
+            float slope = tile_dot(t->dout, i, t->v, j, t->dv) - t->delta[i];
+            add_packed(t->dvalue + j * t->lddv, p, t->dout_sum, t->rpanel, t->rfirst + i, t->dv);
+            if (capped) {
+                t->capped[i] += slope;
+                continue;
+            }
+            add_packed(t->dk + j * t->lddk, p * slope, t->q_sum, t->rpanel, t->rfirst + i,
+                       t->head_dim);
+            add_packed(t->dq + i * t->lddq, p * slope, t->k_sum, t->kpanel, t->kfirst + j,
+                       t->head_dim);
+        }
+    }
+}
+
+static void dot_rows(float *dot, const ha_rows *a, const ha_rows *b, int64_t rows, int64_t n)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        const char *x = ha_row_at(a, i), *y = ha_row_at(b, i);
+        double sum = 0;
+        for (int64_t c = 0; c < n; c++)
+            sum += (double)value_at(x, a->dtype, c) * (double)value_at(y, b->dtype, c);
+        dot[i] = (float)sum;
+    }
+}
+
 static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
                     int64_t rows, int64_t head_dim, int r)
 {
@@ -193,9 +249,11 @@ static double f32_peak(int64_t iters)
 const ha_kernels ha_kernels_ref = {
     .name = "ref",
     .f32 = {.mr = MR, .nr = NR, .lanes = 1, .br = BR, .bc = BC, .pair = 1, .run = 1,
-            .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend},
+            .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend,
+            .gr = BR, .gc = BC, .grad_scratch = 0, .backward = backward},
     .project = project,
     .store_rows = store_rows,
+    .dot_rows = dot_rows,
     .f32_peak = f32_peak,
     .exp2 = exp2_array,
 };

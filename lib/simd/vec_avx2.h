@@ -14,6 +14,8 @@
 #define NRV 4 /* vectors of a panel row */
 #define BR 96
 #define BC 288 /* a block of 256 keys and 32 sinks in one step */
+#define GR 96  /* tiles of the backward pass */
+#define GC 192
 
 #define VSTEP 96 /* units of a value panel at a time */
 #define VREG "x" /* the asm constraint of a vector register */

@@ -20,6 +20,8 @@
 #define NRV 4 /* vectors of a panel row */
 #define BR 48
 #define BC 320 /* a block of 256 keys and 32 sinks in one step */
+#define GR 96  /* tiles of the backward pass */
+#define GC 256
 #define VSTEP 64 /* units of a value panel at a time */
 
 typedef __m512 vf;

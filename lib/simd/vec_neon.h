@@ -16,6 +16,8 @@
 #define NRV 4 /* vectors of a panel row */
 #define BR 50
 #define BC 128
+#define GR 80 /* tiles of the backward pass */
+#define GC 128
 
 #define VSTEP 64 /* units of a value panel at a time */
 #define VREG "w" /* the asm constraint of a vector register */
