@@ -10,8 +10,9 @@
 #include "int64.h"
 #include "parallel.h"
 
-/* Columns of tasks whose gradients are kept at a time, where threads do not need more. */
-#define ROUND_COLUMNS 131072
+/* Columns of a round of tasks, so that a few rounds' gradients stay in a cache; but as many tasks as
+ * threads need. */
+#define ROUND_COLUMNS 16384
 
 /* Most keys of the predefined mask's blocks for one query block. */
 static int64_t mask_columns(const hyperattn_plan *plan)
@@ -31,9 +32,10 @@ void ha_backward_plan(const hyperattn_plan *plan, ha_cpu_plan *cpu)
     int64_t columns = p->block_mask ? mask_columns(plan) : p->block_size;
     columns += (int64_t)p->num_sinks + p->window + p->sample_size;
     cpu->task_columns = ha_min(columns, cpu->max.nk);
-    int64_t tasks = cpu->in_flight * cpu->group * cpu->max.max_tasks;
     int64_t round = ROUND_COLUMNS / ha_max(1, cpu->task_columns);
-    cpu->round = ha_min(tasks, ha_max(round, 4 * (int64_t)plan->ctx->nthreads));
+    cpu->round = ha_max(round, 2 * (int64_t)plan->ctx->nthreads);
+    cpu->parts = 2 * (int64_t)plan->ctx->nthreads;
+    cpu->one_wave = cpu->max.nwaves == 1 && !cpu->max.nleaves;
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
@@ -87,7 +89,9 @@ static void prepare_task(void *arg, int64_t i, int thread)
         return;
     if (c.side) {
         prepare_queries(run, &c);
-        zero(c.unit->gq, (c.side - 1) * c.unit->layout->nq + c.first, c.rows, run->cpu->ldgrad);
+        if (!run->cpu->one_wave)
+            zero(c.unit->gq, (c.side - 1) * c.unit->layout->nq + c.first, c.rows,
+                 run->cpu->ldgrad);
     } else {
         zero(c.unit->gk, c.first, c.rows, run->cpu->ldgrad);
         zero(c.unit->gv, c.first, c.rows, run->cpu->ldacc);
@@ -114,7 +118,7 @@ static void finish_task(void *arg, int64_t i, int thread)
     const ha_unit *u = c.unit;
     ha_scratch *s = &run->scratch[thread];
     double start = ha_clock(run->plan);
-    if (!c.rows)
+    if (!c.rows || (c.side && cpu->one_wave))
         return;
     if (c.side) {
         int64_t place = (c.side - 1) * u->layout->nq + c.first;

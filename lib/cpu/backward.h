@@ -16,6 +16,8 @@
 /* Sets what the workspace's size depends on. */
 void ha_backward_plan(const hyperattn_plan *plan, ha_cpu_plan *cpu);
 
+void ha_backward_carve_slots(ha_carver *c, const ha_cpu_plan *cpu, ha_run *run);
+
 /* Entries of a unit's progress. */
 int64_t ha_backward_progress(const ha_cpu_plan *cpu);
 

@@ -2,7 +2,8 @@
  *
  * Gradients of a wave's tasks. A task owns its rows of dQ, but its columns may be anyone's: it keeps
  * what they get in slots, a row per column. When a round of tasks is done, threads that own the keys
- * add up the slots in the order of the tasks.
+ * add up its slots in the order of the tasks, while others are at the next round. Slots are few
+ * enough to stay in a cache until then.
  */
 #include <math.h>
 #include <string.h>
@@ -17,22 +18,15 @@
 #include "int64.h"
 #include "parallel.h"
 
-/* Tasks [first, end) of the run. */
-typedef struct task_round {
-    ha_run *run;
-    int64_t first, end;
-    int64_t parts; /* of a unit's keys */
-} task_round;
-
 /* ---- a task ---------------------------------------------------------------------------------- */
 
-/* A batch of columns; `used` slots of the task are taken already. */
+/* A batch of columns; `used` slots of the task's, which begin at `slot`, are taken already. */
 static void run_columns(ha_run *run, ha_scratch *s, const ha_state_rows *at, const ha_columns *c,
                         int64_t slot, int64_t used)
 {
     const ha_cpu_plan *cpu = run->cpu;
     const ha_slots *slots = &run->slots;
-    int64_t place = slot * cpu->task_columns + used, padded = ha_round_up(c->n, cpu->arith->nr);
+    int64_t place = slot + used, padded = ha_round_up(c->n, cpu->arith->nr);
     ha_rows k = at->unit->k, v = at->unit->v;
     k.index = v.index = c->key;
     for (int64_t j = c->n; j < padded; j++)
@@ -87,12 +81,31 @@ static int64_t run_capped(ha_run *run, ha_scratch *s, const ha_task *task, int64
     return run_walk(run, s, task, slot, used, 0);
 }
 
-static void run_task(void *arg, int64_t i, int thread)
+/* The task's rows of dQ: stored, if no other wave or leaf adds to them. */
+static void keep_rows(const ha_run *run, ha_scratch *s, const ha_state_rows *at)
 {
-    const task_round *r = arg;
-    ha_run *run = r->run;
     const ha_cpu_plan *cpu = run->cpu;
-    const ha_task *task = &run->tasks[r->first + i];
+    int64_t ld = cpu->ldgrad, base = at->head * at->unit->layout->nq;
+    if (cpu->one_wave) {
+        ha_out_rows to = at->unit->dq[at->head];
+        to.index = at->index;
+        to.first = at->first;
+        for (int64_t i = 0; i < at->rows; i++)
+            s->inv[i] = run->plan->problem.softmax_scale;
+        ha_run_kernels(run)->store_rows(&to, s->dq, ld, s->inv, at->rows,
+                                        run->plan->problem.head_dim);
+        return;
+    }
+    for (int64_t i = 0; i < at->rows; i++) {
+        int64_t row = base + (at->index ? (int64_t)at->index[i] : at->first + i);
+        for (int64_t c = 0; c < ld; c++)
+            at->unit->gq[row * ld + c] += s->dq[i * ld + c];
+    }
+}
+
+/* Returns the slots used, from `slot` on. */
+static int64_t run_task(ha_run *run, const ha_task *task, int64_t slot, int thread)
+{
     ha_scratch *s = &run->scratch[thread];
     const ha_state_rows at = ha_task_rows(run, task);
     double start = ha_clock(run->plan);
@@ -101,27 +114,18 @@ static void run_task(void *arg, int64_t i, int thread)
     q.first = dout.first = at.first;
     ha_grad_pack_rows(run, s, &q, &dout, at.rows);
     ha_grad_load_rows(run, s, at.unit, at.head, at.index, at.first, at.rows);
-    memset(s->dq, 0, (size_t)(at.rows * cpu->ldgrad) * sizeof *s->dq);
-    run->slots.used[i] = run->plan->params.kappa_cap > 0 ? run_capped(run, s, task, i)
-                                                         : run_walk(run, s, task, i, 0, -1);
-    for (int64_t x = 0; x < at.rows; x++) {
-        int64_t row = at.index ? (int64_t)at.index[x] : at.first + x;
-        float *sum = at.unit->gq + (at.head * at.unit->layout->nq + row) * cpu->ldgrad;
-        for (int64_t c = 0; c < cpu->ldgrad; c++)
-            sum[c] += s->dq[x * cpu->ldgrad + c];
-    }
+    memset(s->dq, 0, (size_t)(at.rows * run->cpu->ldgrad) * sizeof *s->dq);
+    int64_t used = run->plan->params.kappa_cap > 0 ? run_capped(run, s, task, slot)
+                                                   : run_walk(run, s, task, slot, 0, -1);
+    keep_rows(run, s, &at);
     ha_clock_add(run, thread, HA_STAGE_BLOCK, start);
+    return used;
 }
 
 /* ---- sums per key ---------------------------------------------------------------------------- */
 
-/* Slots that are looked up before the first is added: memory takes that long. */
-#define BATCH 64
-
-typedef struct match {
-    uint32_t key;
-    int64_t slot;
-} match;
+/* Columns between one in work and one asked for: their rows lie anywhere. */
+#define AHEAD 8
 
 static void ask_for(const float *row, int64_t n)
 {
@@ -135,62 +139,116 @@ static void add_row(float *restrict sum, const float *restrict row, int64_t n)
         sum[c] += row[c];
 }
 
-static void add_matches(const ha_run *run, const ha_unit *u, const match *found, int n)
+/* The columns of one task whose keys are in [first, end); found has room for all of them. */
+static void sum_slots(const ha_run *run, const ha_unit *u, int64_t slot, int64_t used,
+                      uint32_t first, uint32_t end, uint32_t *found)
 {
-    int64_t ldk = run->cpu->ldgrad, ldv = run->cpu->ldacc;
-    for (int i = 0; i < n; i++) {
-        add_row(u->gk + found[i].key * ldk, run->slots.dk + found[i].slot * ldk, ldk);
-        add_row(u->gv + found[i].key * ldv, run->slots.dv + found[i].slot * ldv, ldv);
+    int64_t ldk = run->cpu->ldgrad, ldv = run->cpu->ldacc, n = 0;
+    const uint32_t *key = run->slots.key + slot;
+    const float *dk = run->slots.dk + slot * ldk, *dv = run->slots.dv + slot * ldv;
+    for (int64_t i = 0; i < used; i++) {
+        found[n] = (uint32_t)i;
+        n += key[i] >= first && key[i] < end;
     }
-}
-
-/* The slots of one task whose keys are in [first, end). */
-static void sum_task(const ha_run *run, const ha_unit *u, int64_t slot, uint32_t first,
-                     uint32_t end)
-{
-    int64_t ldk = run->cpu->ldgrad, ldv = run->cpu->ldacc, base = slot * run->cpu->task_columns;
-    match found[BATCH];
-    int n = 0;
-    for (int64_t i = 0; i < run->slots.used[slot]; i++) {
-        uint32_t key = run->slots.key[base + i];
-        if (key < first || key >= end)
-            continue;
-        ask_for(u->gk + key * ldk, ldk);
-        ask_for(u->gv + key * ldv, ldv);
-        ask_for(run->slots.dk + (base + i) * ldk, ldk);
-        ask_for(run->slots.dv + (base + i) * ldv, ldv);
-        found[n++] = (match){key, base + i};
-        if (n == BATCH) {
-            add_matches(run, u, found, n);
-            n = 0;
+    for (int64_t x = 0; x < n; x++) {
+        if (x + AHEAD < n) {
+            int64_t next = found[x + AHEAD];
+            ask_for(u->gk + key[next] * ldk, ldk);
+            ask_for(u->gv + key[next] * ldv, ldv);
+            ask_for(dk + next * ldk, ldk);
+            ask_for(dv + next * ldv, ldv);
         }
+        int64_t i = found[x];
+        add_row(u->gk + key[i] * ldk, dk + i * ldk, ldk);
+        add_row(u->gv + key[i] * ldv, dv + i * ldv, ldv);
     }
-    add_matches(run, u, found, n);
 }
 
-/* One part of the keys of one unit. */
-static void sum_part(void *arg, int64_t i, int thread)
+/* ---- rounds ---------------------------------------------------------------------------------- */
+
+/* Sets of slots: a round's are summed while the next is at work, and the one after that begins. */
+#define SETS 3
+
+/* What threads do in turn: the tasks of a round, then the sums of the round before it, each unit's
+ * keys in several parts. */
+typedef struct rounds {
+    ha_run *run;
+    int64_t size, parts;
+} rounds;
+
+static int64_t first_slot(const ha_run *run, int64_t task)
 {
-    const task_round *r = arg;
-    ha_run *run = r->run;
+    return task % (SETS * run->cpu->round) * run->cpu->task_columns;
+}
+
+static void await_sums(const rounds *w, int64_t round)
+{
+    for (int64_t p = 0; p < w->run->nunits * w->parts; p++)
+        ha_await(&w->run->slots.summed[p], round + 1);
+}
+
+static void work_task(const rounds *w, int64_t task, int thread)
+{
+    ha_run *run = w->run;
+    int64_t round = task / w->size;
+    if (task >= run->ntasks)
+        return;
+    await_sums(w, round - SETS);
+    int64_t used = run_task(run, &run->tasks[task], first_slot(run, task), thread);
+    run->slots.used[task % (SETS * w->size)] = used;
+    atomic_fetch_add_explicit(&run->slots.done[round], 1, memory_order_release);
+}
+
+static void sum_round(const rounds *w, int64_t round, int64_t part, int thread)
+{
+    ha_run *run = w->run;
+    const ha_unit *u = &run->units[part / w->parts];
+    int64_t first = round * w->size, end = ha_min(run->ntasks, first + w->size);
+    int64_t nk = u->layout->nk, p = part % w->parts;
+    ha_await(&run->slots.done[round], end - first);
+    ha_await(&run->slots.summed[part], round);
     double start = ha_clock(run->plan);
-    int64_t unit = i / r->parts, part = i % r->parts;
-    const ha_unit *u = &run->units[unit];
-    uint32_t first = (uint32_t)(u->layout->nk * part / r->parts);
-    uint32_t end = (uint32_t)(u->layout->nk * (part + 1) / r->parts);
-    for (int64_t task = r->first; task < r->end; task++)
-        if (run->tasks[task].unit == unit)
-            sum_task(run, u, task - r->first, first, end);
+    for (int64_t task = first; task < end; task++)
+        if (&run->units[run->tasks[task].unit] == u)
+            sum_slots(run, u, first_slot(run, task), run->slots.used[task % (SETS * w->size)],
+                      (uint32_t)(nk * p / w->parts), (uint32_t)(nk * (p + 1) / w->parts),
+                      run->scratch[thread].found);
+    atomic_store_explicit(&run->slots.summed[part], round + 1, memory_order_release);
     ha_clock_add(run, thread, HA_STAGE_STATE, start);
+}
+
+static void work(void *arg, int64_t i, int thread)
+{
+    const rounds *w = arg;
+    int64_t turn = w->size + w->run->nunits * w->parts, round = i / turn, x = i % turn;
+    if (x < w->size)
+        work_task(w, round * w->size + x, thread);
+    else if (round > 0)
+        sum_round(w, round - 1, x - w->size, thread);
 }
 
 void ha_backward_tasks(ha_run *run)
 {
     int nthreads = run->plan->ctx->nthreads;
-    task_round r = {.run = run, .parts = 2 * nthreads};
-    for (; r.first < run->ntasks; r.first = r.end) {
-        r.end = ha_min(run->ntasks, r.first + run->cpu->round);
-        ha_parallel_for(nthreads, r.end - r.first, run_task, &r);
-        ha_parallel_for(nthreads, run->nunits * r.parts, sum_part, &r);
-    }
+    const rounds w = {run, run->cpu->round, run->cpu->parts};
+    int64_t nrounds = (run->ntasks + w.size - 1) / w.size;
+    for (int64_t i = 0; i < nrounds; i++)
+        atomic_init(&run->slots.done[i], 0);
+    for (int64_t i = 0; i < run->nunits * w.parts; i++)
+        atomic_init(&run->slots.summed[i], 0);
+    ha_parallel_ordered(nthreads, (nrounds + 1) * (w.size + run->nunits * w.parts), work,
+                        (void *)&w);
+}
+
+void ha_backward_carve_slots(ha_carver *c, const ha_cpu_plan *cpu, ha_run *run)
+{
+    ha_slots *slots = &run->slots;
+    int64_t tasks = cpu->in_flight * cpu->group * cpu->max.max_tasks;
+    int64_t kept = SETS * cpu->round, columns = kept * cpu->task_columns;
+    slots->done = ha_carve(c, tasks / cpu->round + 1, sizeof *slots->done);
+    slots->summed = ha_carve(c, cpu->in_flight * cpu->parts, sizeof *slots->summed);
+    slots->used = ha_carve(c, kept, sizeof *slots->used);
+    slots->key = ha_carve(c, columns, sizeof *slots->key);
+    slots->dk = ha_carve(c, columns * cpu->ldgrad, sizeof *slots->dk);
+    slots->dv = ha_carve(c, columns * cpu->ldacc, sizeof *slots->dv);
 }

@@ -62,7 +62,7 @@ static void carve_gradients(ha_carver *c, const ha_cpu_plan *cpu, ha_unit *u)
     u->lse_given = ha_carve(c, cpu->group, sizeof *u->lse_given);
     u->lse2 = ha_carve(c, nq, sizeof *u->lse2);
     u->delta = ha_carve(c, nq, sizeof *u->delta);
-    u->gq = ha_carve(c, nq * cpu->ldgrad, sizeof *u->gq);
+    u->gq = ha_carve(c, cpu->one_wave ? 0 : nq * cpu->ldgrad, sizeof *u->gq);
     u->gk = ha_carve(c, nk * cpu->ldgrad, sizeof *u->gk);
     u->gv = ha_carve(c, nk * cpu->ldacc, sizeof *u->gv);
     u->progress = ha_carve(c, ha_backward_progress(cpu), sizeof *u->progress);
@@ -131,15 +131,7 @@ static void carve_grad_scratch(ha_carver *c, const hyperattn_plan *plan, const h
     s->dq = ha_carve(c, HA_TASK_ROWS * cpu->ldgrad, sizeof *s->dq);
     s->grad_tile = ha_carve(c, a->grad_scratch, sizeof *s->grad_tile);
     s->grad_limit = ha_carve(c, a->gr, sizeof *s->grad_limit);
-}
-
-static void carve_slots(ha_carver *c, const ha_cpu_plan *cpu, ha_slots *slots)
-{
-    int64_t columns = cpu->round * cpu->task_columns;
-    slots->key = ha_carve(c, columns, sizeof *slots->key);
-    slots->used = ha_carve(c, cpu->round, sizeof *slots->used);
-    slots->dk = ha_carve(c, columns * cpu->ldgrad, sizeof *slots->dk);
-    slots->dv = ha_carve(c, columns * cpu->ldacc, sizeof *slots->dv);
+    s->found = ha_carve(c, cpu->task_columns + 1, sizeof *s->found);
 }
 
 size_t ha_call_carve(void *base, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_run *run,
@@ -165,7 +157,7 @@ size_t ha_call_carve(void *base, const hyperattn_plan *plan, const ha_cpu_plan *
             carve_grad_scratch(&c, plan, cpu, s);
     }
     if (backward && cpu->max.nwaves)
-        carve_slots(&c, cpu, &run->slots);
+        ha_backward_carve_slots(&c, cpu, run);
     *wraps = c.wraps;
     return c.used;
 }

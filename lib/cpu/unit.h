@@ -30,7 +30,8 @@ typedef struct ha_cpu_plan {
     int64_t ldacc, ldproj; /* row widths of states, or gradients of v; and of projections */
     int64_t ldgrad;        /* row width of gradients of q and k */
     int64_t task_columns;  /* most columns of a task */
-    int64_t round;         /* tasks whose columns' gradients are kept at a time */
+    int64_t round, parts;  /* tasks of a round, and parts of a unit's keys: cpu/backward_tasks.c */
+    int one_wave;          /* one wave and no leaf: each query row is in one task */
     int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
     ha_layout *layouts;
     ha_layout max;         /* the largest counts of any layout */
@@ -116,13 +117,16 @@ typedef struct ha_scratch {
     float *dq;                 /* [HA_TASK_ROWS][ldgrad] */
     float *grad_tile;          /* the kernels' scratch */
     int32_t *grad_limit;       /* [gr] */
+    uint32_t *found;           /* [task_columns + 1] */
 } ha_scratch;
 
-/* Gradients of the columns of a round of tasks, until they are summed per key. */
+/* Gradients of the columns of a few rounds of tasks, until they are summed per key: see
+ * cpu/backward_tasks.c. */
 typedef struct ha_slots {
-    uint32_t *key;  /* [round][task_columns] */
-    int64_t *used;  /* [round] */
-    float *dk, *dv; /* [round][task_columns][ldgrad], [ldacc] */
+    uint32_t *key;                /* [tasks kept][task_columns] */
+    int64_t *used;                /* [tasks kept]: columns */
+    float *dk, *dv;               /* [tasks kept][task_columns][ldgrad], [ldacc] */
+    ha_progress *done, *summed;   /* tasks of each round; rounds of each part of the keys */
 } ha_slots;
 
 /* A forward or backward call. */
