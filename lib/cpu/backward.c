@@ -35,6 +35,7 @@ void ha_backward_plan(const hyperattn_plan *plan, ha_cpu_plan *cpu)
     int64_t round = ROUND_COLUMNS / ha_max(1, cpu->task_columns);
     cpu->round = ha_max(round, 2 * (int64_t)plan->ctx->nthreads);
     cpu->parts = 2 * (int64_t)plan->ctx->nthreads;
+    ha_backward_plan_leaves(cpu);
     cpu->one_wave = cpu->max.nwaves == 1 && !cpu->max.nleaves;
 }
 
@@ -75,38 +76,44 @@ static void prepare_queries(const ha_run *run, const chunk *c)
         u->lse2[place + i] = lse[i] == -INFINITY ? INFINITY : lse[i] * HA_LOG2E;
 }
 
-static void zero(float *sums, int64_t first, int64_t rows, int64_t ld)
-{
-    memset(sums + first * ld, 0, (size_t)(rows * ld) * sizeof *sums);
-}
-
 static void prepare_task(void *arg, int64_t i, int thread)
 {
     ha_run *run = arg;
+    const ha_cpu_plan *cpu = run->cpu;
     const chunk c = chunk_at(run, i);
+    size_t wide = (size_t)(c.rows * cpu->ldgrad) * sizeof(float);
     double start = ha_clock(run->plan);
     if (!c.rows)
         return;
-    if (c.side) {
+    if (c.side)
         prepare_queries(run, &c);
-        if (!run->cpu->one_wave)
-            zero(c.unit->gq, (c.side - 1) * c.unit->layout->nq + c.first, c.rows,
-                 run->cpu->ldgrad);
-    } else {
-        zero(c.unit->gk, c.first, c.rows, run->cpu->ldgrad);
-        zero(c.unit->gv, c.first, c.rows, run->cpu->ldacc);
+    for (int64_t copy = 0; c.side && !cpu->one_wave && copy < cpu->row_copies; copy++)
+        memset(ha_sum_q(run, c.unit, copy, c.side - 1, c.first), 0, wide);
+    for (int64_t copy = 0; !c.side && copy < cpu->key_copies; copy++) {
+        memset(ha_sum_k(run, c.unit, copy, c.first), 0, wide);
+        memset(ha_sum_v(run, c.unit, copy, c.first), 0,
+               (size_t)(c.rows * cpu->ldacc) * sizeof(float));
     }
     ha_clock_add(run, thread, HA_STAGE_STATE, start);
 }
 
-/* Sums times a factor become rows of a tensor. */
-static void store(const ha_run *run, ha_scratch *s, ha_out_rows to, const float *sums, int64_t ld,
-                  const chunk *c, int64_t n, float factor)
+/* Rows whose sums, in several copies, become rows of a tensor. */
+typedef struct sums {
+    float *first;
+    int64_t copies, apart; /* and floats between them */
+    int64_t ld, n;
+    float factor;
+} sums;
+
+static void store(const ha_run *run, ha_scratch *s, ha_out_rows to, const chunk *c, const sums *from)
 {
+    for (int64_t copy = 1; copy < from->copies; copy++)
+        for (int64_t x = 0; x < c->rows * from->ld; x++)
+            from->first[x] += from->first[copy * from->apart + x];
     for (int64_t i = 0; i < c->rows; i++)
-        s->inv[i] = factor;
+        s->inv[i] = from->factor;
     to.first = c->first;
-    ha_run_kernels(run)->store_rows(&to, sums, ld, s->inv, c->rows, n);
+    ha_run_kernels(run)->store_rows(&to, from->first, from->ld, s->inv, c->rows, from->n);
 }
 
 static void finish_task(void *arg, int64_t i, int thread)
@@ -115,19 +122,23 @@ static void finish_task(void *arg, int64_t i, int thread)
     const hyperattn_problem *p = &run->plan->problem;
     const ha_cpu_plan *cpu = run->cpu;
     const chunk c = chunk_at(run, i);
-    const ha_unit *u = c.unit;
+    ha_unit *u = c.unit;
     ha_scratch *s = &run->scratch[thread];
     double start = ha_clock(run->plan);
     if (!c.rows || (c.side && cpu->one_wave))
         return;
     if (c.side) {
-        int64_t place = (c.side - 1) * u->layout->nq + c.first;
-        store(run, s, u->dq[c.side - 1], u->gq + place * cpu->ldgrad, cpu->ldgrad, &c, p->head_dim,
-              p->softmax_scale);
+        const sums dq = {ha_sum_q(run, u, 0, c.side - 1, c.first), cpu->row_copies,
+                         cpu->group * u->layout->nq * cpu->ldgrad, cpu->ldgrad, p->head_dim,
+                         p->softmax_scale};
+        store(run, s, u->dq[c.side - 1], &c, &dq);
     } else {
-        store(run, s, u->dk, u->gk + c.first * cpu->ldgrad, cpu->ldgrad, &c, p->head_dim,
-              p->softmax_scale);
-        store(run, s, u->dv, u->gv + c.first * cpu->ldacc, cpu->ldacc, &c, p->head_dim_v, 1);
+        const sums dk = {ha_sum_k(run, u, 0, c.first), cpu->key_copies,
+                         u->layout->nk * cpu->ldgrad, cpu->ldgrad, p->head_dim, p->softmax_scale};
+        const sums dv = {ha_sum_v(run, u, 0, c.first), cpu->key_copies, u->layout->nk * cpu->ldacc,
+                         cpu->ldacc, p->head_dim_v, 1};
+        store(run, s, u->dk, &c, &dk);
+        store(run, s, u->dv, &c, &dv);
     }
     ha_clock_add(run, thread, HA_STAGE_STATE, start);
 }

@@ -81,11 +81,17 @@ static int64_t run_capped(ha_run *run, ha_scratch *s, const ha_task *task, int64
     return run_walk(run, s, task, slot, used, 0);
 }
 
+static void add_row(float *restrict sum, const float *restrict row, int64_t n)
+{
+    for (int64_t c = 0; c < n; c++)
+        sum[c] += row[c];
+}
+
 /* The task's rows of dQ: stored, if no other wave or leaf adds to them. */
 static void keep_rows(const ha_run *run, ha_scratch *s, const ha_state_rows *at)
 {
     const ha_cpu_plan *cpu = run->cpu;
-    int64_t ld = cpu->ldgrad, base = at->head * at->unit->layout->nq;
+    int64_t ld = cpu->ldgrad;
     if (cpu->one_wave) {
         ha_out_rows to = at->unit->dq[at->head];
         to.index = at->index;
@@ -97,9 +103,8 @@ static void keep_rows(const ha_run *run, ha_scratch *s, const ha_state_rows *at)
         return;
     }
     for (int64_t i = 0; i < at->rows; i++) {
-        int64_t row = base + (at->index ? (int64_t)at->index[i] : at->first + i);
-        for (int64_t c = 0; c < ld; c++)
-            at->unit->gq[row * ld + c] += s->dq[i * ld + c];
+        int64_t row = at->index ? (int64_t)at->index[i] : at->first + i;
+        add_row(ha_sum_q(run, at->unit, 0, at->head, row), s->dq + i * ld, ld);
     }
 }
 
@@ -133,12 +138,6 @@ static void ask_for(const float *row, int64_t n)
         __builtin_prefetch(row + c);
 }
 
-static void add_row(float *restrict sum, const float *restrict row, int64_t n)
-{
-    for (int64_t c = 0; c < n; c++)
-        sum[c] += row[c];
-}
-
 /* The columns of one task whose keys are in [first, end); found has room for all of them. */
 static void sum_slots(const ha_run *run, const ha_unit *u, int64_t slot, int64_t used,
                       uint32_t first, uint32_t end, uint32_t *found)
@@ -153,14 +152,14 @@ static void sum_slots(const ha_run *run, const ha_unit *u, int64_t slot, int64_t
     for (int64_t x = 0; x < n; x++) {
         if (x + AHEAD < n) {
             int64_t next = found[x + AHEAD];
-            ask_for(u->gk + key[next] * ldk, ldk);
-            ask_for(u->gv + key[next] * ldv, ldv);
+            ask_for(ha_sum_k(run, u, 0, key[next]), ldk);
+            ask_for(ha_sum_v(run, u, 0, key[next]), ldv);
             ask_for(dk + next * ldk, ldk);
             ask_for(dv + next * ldv, ldv);
         }
         int64_t i = found[x];
-        add_row(u->gk + key[i] * ldk, dk + i * ldk, ldk);
-        add_row(u->gv + key[i] * ldv, dv + i * ldv, ldv);
+        add_row(ha_sum_k(run, u, 0, key[i]), dk + i * ldk, ldk);
+        add_row(ha_sum_v(run, u, 0, key[i]), dv + i * ldv, ldv);
     }
 }
 

@@ -62,9 +62,9 @@ static void carve_gradients(ha_carver *c, const ha_cpu_plan *cpu, ha_unit *u)
     u->lse_given = ha_carve(c, cpu->group, sizeof *u->lse_given);
     u->lse2 = ha_carve(c, nq, sizeof *u->lse2);
     u->delta = ha_carve(c, nq, sizeof *u->delta);
-    u->gq = ha_carve(c, cpu->one_wave ? 0 : nq * cpu->ldgrad, sizeof *u->gq);
-    u->gk = ha_carve(c, nk * cpu->ldgrad, sizeof *u->gk);
-    u->gv = ha_carve(c, nk * cpu->ldacc, sizeof *u->gv);
+    u->gq = ha_carve(c, cpu->one_wave ? 0 : cpu->row_copies * nq * cpu->ldgrad, sizeof *u->gq);
+    u->gk = ha_carve(c, cpu->key_copies * nk * cpu->ldgrad, sizeof *u->gk);
+    u->gv = ha_carve(c, cpu->key_copies * nk * cpu->ldacc, sizeof *u->gv);
     u->progress = ha_carve(c, ha_backward_progress(cpu), sizeof *u->progress);
 }
 

@@ -31,6 +31,8 @@ typedef struct ha_cpu_plan {
     int64_t ldgrad;        /* row width of gradients of q and k */
     int64_t task_columns;  /* most columns of a task */
     int64_t round, parts;  /* tasks of a round, and parts of a unit's keys: cpu/backward_tasks.c */
+    int64_t row_copies;    /* of sums of gradients: cpu/backward_leaves.c */
+    int64_t key_copies;
     int one_wave;          /* one wave and no leaf: each query row is in one task */
     int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
     ha_layout *layouts;
@@ -77,7 +79,8 @@ typedef struct ha_unit {
     ha_out_rows *dq, dk, dv; /* dq: [group] */
     const float **lse_given; /* [group] */
     float *lse2, *delta;     /* [group][nq]: lse as log2; dout_i.out_i */
-    float *gq, *gk, *gv;     /* sums of the gradients: [group][nq][ldgrad], [nk][ldgrad], [nk][ldacc] */
+    float *gq;               /* sums of gradients: [row_copies][group][nq][ldgrad], */
+    float *gk, *gv;          /* [key_copies][nk][ldgrad], [key_copies][nk][ldacc] */
     ha_progress *progress;   /* see cpu/backward_leaves.c */
 } ha_unit;
 
@@ -141,6 +144,23 @@ typedef struct ha_run {
     int wave;
     ha_slots slots; /* backward alone */
 } ha_run;
+
+/* A row's sums of gradients. */
+static inline float *ha_sum_q(const ha_run *run, const ha_unit *u, int64_t copy, int64_t head,
+                              int64_t row)
+{
+    return u->gq + ((copy * run->cpu->group + head) * u->layout->nq + row) * run->cpu->ldgrad;
+}
+
+static inline float *ha_sum_k(const ha_run *run, const ha_unit *u, int64_t copy, int64_t key)
+{
+    return u->gk + (copy * u->layout->nk + key) * run->cpu->ldgrad;
+}
+
+static inline float *ha_sum_v(const ha_run *run, const ha_unit *u, int64_t copy, int64_t key)
+{
+    return u->gv + (copy * u->layout->nk + key) * run->cpu->ldacc;
+}
 
 static inline const ha_kernels *ha_run_kernels(const ha_run *run)
 {
