@@ -99,8 +99,9 @@ static hyperattn_status check_ranges(const range *r, int n)
     for (int i = 0; i < n; i++)
         for (int j = 0; j < i; j++)
             if ((r[i].written || r[j].written) && overlap(&r[i], &r[j]))
-                return ha_fail(HYPERATTN_EINVAL, "%s at %p (%zu bytes) overlaps %s at %p (%zu bytes)",
-                               r[i].name, r[i].ptr, r[i].bytes, r[j].name, r[j].ptr, r[j].bytes);
+                return ha_fail(HYPERATTN_EINVAL,
+                               "%s at %p (%zu bytes) overlaps %s at %p (%zu bytes)", r[i].name,
+                               r[i].ptr, r[i].bytes, r[j].name, r[j].ptr, r[j].bytes);
     return HYPERATTN_OK;
 }
 

@@ -29,7 +29,8 @@ typedef struct ha_backend {
     uint32_t abi_version; /* HA_BACKEND_ABI */
     size_t struct_size;
     const char *name;
-    /* Sets plan->backend_data, plan->workspace and plan->workspace_backward from the plan's problem and params. */
+    /* Sets plan->backend_data, plan->workspace and plan->workspace_backward from the plan's problem
+     * and params. */
     hyperattn_status (*plan)(hyperattn_plan *plan);
     hyperattn_status (*forward)(const hyperattn_plan *plan, const ha_tensors *t, void *workspace);
     hyperattn_status (*backward)(const hyperattn_plan *plan, const ha_gradients *t,

@@ -80,24 +80,24 @@ typedef struct ha_tile {
  * added to capped_i instead. Each operand of a product is packed for its place there: rows by which
  * it multiplies as a query tile or key panels, rows that it sums as a column pack, like values. */
 typedef struct ha_grad_tile {
-    const void *q, *dout;             /* query tiles of the rows */
-    const void *q_sum, *dout_sum;     /* column packs that hold the same rows: */
-    int64_t rpanel, rfirst;           /*   row units of the whole pack, and where the tile starts */
-    const void *k, *v;                /* key panels of this chunk, of depths head_dim and dv */
-    const void *k_sum;                /* column pack that holds the same keys: */
-    int64_t kpanel, kfirst;           /*   key units of the whole pack, and where the chunk starts */
-    const float *logw;                /* log2 weights, [keys up to a multiple of NR]; -inf: padded */
-    const int32_t *limit;             /* not decreasing, [rows up to a multiple of MR]; or NULL */
-    const float *cap;                 /* [rows up to a multiple of MR]; or NULL */
-    const float *lse, *delta;         /* [rows up to a multiple of MR], lse as log2; padded: inf, 0 */
-    int rows, keys;                   /* rows <= gr, keys <= gc */
+    const void *q, *dout;         /* query tiles of the rows */
+    const void *q_sum, *dout_sum; /* column packs that hold the same rows: */
+    int64_t rpanel, rfirst;       /*   row units of the whole pack, and where the tile starts */
+    const void *k, *v;            /* key panels of this chunk, of depths head_dim and dv */
+    const void *k_sum;            /* column pack that holds the same keys: */
+    int64_t kpanel, kfirst;       /*   key units of the whole pack, and where the chunk starts */
+    const float *logw;            /* log2 weights, [keys up to a multiple of NR]; -inf: padded */
+    const int32_t *limit;         /* not decreasing, [rows up to a multiple of MR]; or NULL */
+    const float *cap;             /* [rows up to a multiple of MR]; or NULL */
+    const float *lse, *delta;     /* the same; lse as log2. Padded: inf and 0 */
+    int rows, keys;               /* rows <= gr, keys <= gc */
     int head_dim, dv;
-    float scale;                      /* softmax_scale * log2(e) */
-    float *dq, *dk, *dvalue;          /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind
-                                       * these is touched */
-    int64_t lddq, lddk, lddv;         /* >= ha_padded_dv() of head_dim, head_dim, dv */
-    float *capped;                    /* [rows up to a multiple of MR], with cap */
-    float *scratch;                   /* grad_scratch floats, 64-byte aligned */
+    float scale;                  /* softmax_scale * log2(e) */
+    float *dq, *dk, *dvalue;      /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind these
+                                   * is touched */
+    int64_t lddq, lddk, lddv;     /* >= ha_padded_dv() of head_dim, head_dim, dv */
+    float *capped;                /* [rows up to a multiple of MR], with cap */
+    float *scratch;               /* grad_scratch floats, 64-byte aligned */
 } ha_grad_tile;
 
 /* One arithmetic: the type in which products are formed. State is f32 in each. */

@@ -57,8 +57,8 @@ static hyperattn_status check_sizes(const hyperattn_problem *p)
     int64_t heads, rows;
     if (__builtin_mul_overflow(p->batch, p->nheads, &heads) ||
         __builtin_mul_overflow(heads, p->seqlen_q, &rows) || rows > INT64_MAX / 8)
-        return ha_fail(HYPERATTN_EINVAL, "batch * nheads * seqlen_q is %lld * %lld * %lld: it wraps",
-                       (ll)p->batch, (ll)p->nheads, (ll)p->seqlen_q);
+        return ha_fail(HYPERATTN_EINVAL,
+                       "batch * nheads * seqlen_q is %lld * %lld * %lld: it wraps", (ll)p->batch, (ll)p->nheads, (ll)p->seqlen_q);
     return HYPERATTN_OK;
 }
 
@@ -84,8 +84,8 @@ static hyperattn_status check_prefix_sums(const char *name, const int64_t *cu, i
             return ha_fail(HYPERATTN_EINVAL, "%s[%lld] is %lld, less than the %lld before it", name,
                            (ll)b + 1, (ll)cu[b + 1], (ll)cu[b]);
         if (cu[b + 1] - cu[b] > max)
-            return ha_fail(HYPERATTN_EINVAL, "%s[%lld] is %lld: sequence %lld is longer than %s %lld",
-                           name, (ll)b + 1, (ll)cu[b + 1], (ll)b, max_name, (ll)max);
+            return ha_fail(HYPERATTN_EINVAL,
+                           "%s[%lld] is %lld: sequence %lld is longer than %s %lld", name, (ll)b + 1, (ll)cu[b + 1], (ll)b, max_name, (ll)max);
     }
     return HYPERATTN_OK;
 }
@@ -140,8 +140,8 @@ static hyperattn_status extent(const shape *s, const int64_t stride[3], int size
     return HYPERATTN_OK;
 }
 
-/* Whether rows of a tensor that is written share elements: taken from the smallest stride to the largest, each
- * must step over all that the smaller ones span. */
+/* Whether rows of a tensor that is written share elements: taken from the smallest stride to the
+ * largest, each must step over all that the smaller ones span. */
 static hyperattn_status check_distinct(const shape *s, const int64_t stride[3])
 {
     int order[3] = {2, 1, 0};
@@ -157,8 +157,9 @@ static hyperattn_status check_distinct(const shape *s, const int64_t stride[3])
         if (s->size[axis] <= 1)
             continue;
         if (stride[axis] < span)
-            return ha_fail(HYPERATTN_EINVAL, "%s_stride[%d] is %lld, less than the %lld elements it "
-                           "must step over", s->name, axis, (ll)stride[axis], (ll)span);
+            return ha_fail(HYPERATTN_EINVAL,
+                           "%s_stride[%d] is %lld, less than the %lld elements it must step over",
+                           s->name, axis, (ll)stride[axis], (ll)span);
         span += (s->size[axis] - 1) * stride[axis];
     }
     return HYPERATTN_OK;
@@ -221,7 +222,8 @@ hyperattn_status ha_problem_check_gradients(const hyperattn_problem *p)
 {
     const shapes s = shapes_of(p);
     hyperattn_status status;
-    if ((status = check_distinct(&s.q, p->q_stride)) || (status = check_distinct(&s.k, p->k_stride)))
+    if ((status = check_distinct(&s.q, p->q_stride)) ||
+        (status = check_distinct(&s.k, p->k_stride)))
         return status;
     return check_distinct(&s.v, p->v_stride);
 }

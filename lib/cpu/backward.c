@@ -10,8 +10,8 @@
 #include "int64.h"
 #include "parallel.h"
 
-/* Columns of a round of tasks, so that a few rounds' gradients stay in a cache; but as many tasks as
- * threads need. */
+/* Columns of a round of tasks, so that a few rounds' gradients stay in a cache; but as many tasks
+ * as threads need. */
 #define ROUND_COLUMNS 16384
 
 /* Most keys of the predefined mask's blocks for one query block. */
@@ -105,7 +105,8 @@ typedef struct sums {
     float factor;
 } sums;
 
-static void store(const ha_run *run, ha_scratch *s, ha_out_rows to, const chunk *c, const sums *from)
+static void store(const ha_run *run, ha_scratch *s, ha_out_rows to, const chunk *c,
+                  const sums *from)
 {
     for (int64_t copy = 1; copy < from->copies; copy++)
         for (int64_t x = 0; x < c->rows * from->ld; x++)

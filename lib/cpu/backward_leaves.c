@@ -5,10 +5,10 @@
  * A leaf's rows (of all query heads of a key head, one after the other) and its keys are cut into
  * blocks. A pair of a row block and a key block is one task: it recomputes its weights and adds to
  * the sums of both blocks, with five matrix products, the fewest there can be. In step s, row block
- * x meets key block x - s modulo the number of blocks, so that the pairs of one step share no block.
- * A pair waits until its blocks' earlier ones are done: each sum takes its terms in one order, and
- * no two threads touch it at a time. The diagonal, whose causal pairs are half the work, is the last
- * step, and in each step the middle blocks come first, which wait least.
+ * x meets key block x - s modulo the number of blocks, so that the pairs of one step share no
+ * block. A pair waits until its blocks' earlier ones are done: each sum takes its terms in one
+ * order, and no two threads touch it at a time. The diagonal, whose causal pairs are half the work,
+ * is the last step, and in each step the middle blocks come first, which wait least.
  *
  * Where one side has few blocks and the other many, there would be few pairs at a time. Then there
  * are several copies of the sums of the short side, each for its share of the long one.
@@ -156,8 +156,8 @@ typedef struct pair {
     int64_t row_copy, key_copy;
 } pair;
 
-/* Packs and runs part of a pair. Returns 0 if it must be cut into rows: a NaN or Inf that a row does
- * not see would reach it, as 0 * NaN, through the sums over rows or keys. */
+/* Packs and runs part of a pair. Returns 0 if it must be cut into rows: a NaN or Inf that a row
+ * does not see would reach it, as 0 * NaN, through the sums over rows or keys. */
 static int run_pair(const field *f, ha_scratch *s, const pair *p, int cut)
 {
     const ha_run *run = f->run;

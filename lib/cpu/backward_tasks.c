@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Gradients of a wave's tasks. A task owns its rows of dQ, but its columns may be anyone's: it keeps
- * what they get in slots, a row per column. When a round of tasks is done, threads that own the keys
- * add up its slots in the order of the tasks, while others are at the next round. Slots are few
- * enough to stay in a cache until then.
+ * Gradients of a wave's tasks. A task owns its rows of dQ, but its columns may be anyone's: it
+ * keeps what they get in slots, a row per column. When a round of tasks is done, threads that own
+ * the keys add up its slots in the order of the tasks, while others are at the next round. Slots
+ * are few enough to stay in a cache until then.
  */
 #include <math.h>
 #include <string.h>
@@ -47,7 +47,7 @@ static void run_columns(ha_run *run, ha_scratch *s, const ha_state_rows *at, con
     ha_grad_tiles(run, s, &block);
 }
 
-/* All columns of a task, or the sampled ones (1) or exact ones (0) alone; returns the slots used. */
+/* All columns of a task (only < 0), or the sampled (1) or exact ones (0); returns the slots used. */
 static int64_t run_walk(ha_run *run, ha_scratch *s, const ha_task *task, int64_t slot, int64_t used,
                         int only)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Algorithm 2 (ApproxD) beyond plain sampling: tau, the row-wise cap of sampled entries (line 5) and
- * the floor of the sampled row sum (line 7). In use where kappa_cap > 0.
+ * Algorithm 2 (ApproxD) beyond plain sampling: tau, the row-wise cap of sampled entries (line 5)
+ * and the floor of the sampled row sum (line 7). In use where kappa_cap > 0.
  */
 #ifndef HA_CAP_H
 #define HA_CAP_H

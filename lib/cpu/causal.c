@@ -108,7 +108,8 @@ static void walk(builder *b, int64_t a, int64_t n, int depth, int level, int nea
         b->deepest = depth;
     int64_t left = half(n);
     if (depth == level)
-        add_rectangle(b, b->row0 + a + left, n - left, b->key0 + a, b->key0 + a + left, first, near);
+        add_rectangle(b, b->row0 + a + left, n - left, b->key0 + a, b->key0 + a + left, first,
+                      near);
     if (depth != level) {
         walk(b, a, left, depth + 1, level, near);
         walk(b, a + left, n - left, depth + 1, level, near);
@@ -136,7 +137,7 @@ static void build_recursion(builder *b, int64_t n)
 static void build_causal_mask(builder *b, int64_t nq)
 {
     int64_t step = b->params->block_mask->query_block;
-    /* A leaf's keys begin up to HA_SPLIT - 1 before its rows' own, which are those of full blocks. */
+    /* A leaf's keys begin up to HA_SPLIT - 1 before its rows' own. */
     b->layout->leaf_classes = 2 + (HA_SPLIT - 1) / step;
     for (int64_t row = 0, end; row < nq; row = end) {
         end = ha_min(nq, (row / step + 1) * step);
@@ -170,7 +171,8 @@ void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int caus
 {
     int64_t nq = layout->nq, nk = layout->nk;
     builder b = {
-        .layout = layout, .params = params, .causal = causal, .row0 = ha_max(0, nq - nk), .key0 = ha_max(0, nk - nq),
+        .layout = layout, .params = params, .causal = causal, .row0 = ha_max(0, nq - nk),
+        .key0 = ha_max(0, nk - nq),
     };
     layout->nrects = layout->nleaves = layout->nwaves = 0;
     layout->key0 = b.key0;

@@ -123,7 +123,8 @@ static hyperattn_status cpu_plan(hyperattn_plan *plan)
         plan->workspace = ha_call_carve(NULL, plan, cpu, &sizing, 0, &forward_wraps);
         plan->workspace_backward = ha_call_carve(NULL, plan, cpu, &sizing, 1, &backward_wraps);
         if (forward_wraps || backward_wraps)
-            status = ha_fail(HYPERATTN_EINVAL, "the workspace for seqlen_q %lld, seqlen_k %lld wraps",
+            status = ha_fail(HYPERATTN_EINVAL,
+                             "the workspace for seqlen_q %lld, seqlen_k %lld wraps",
                              (long long)p->seqlen_q, (long long)p->seqlen_k);
     }
     if (status)
@@ -165,7 +166,8 @@ static int64_t units_from(const ha_cpu_plan *cpu, int64_t first)
     return left < cpu->in_flight ? left : cpu->in_flight;
 }
 
-static hyperattn_status cpu_forward(const hyperattn_plan *plan, const ha_tensors *t, void *workspace)
+static hyperattn_status cpu_forward(const hyperattn_plan *plan, const ha_tensors *t,
+                                    void *workspace)
 {
     const ha_cpu_plan *cpu = plan->backend_data;
     ha_run run = {.plan = plan, .cpu = cpu};

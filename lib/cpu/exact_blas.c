@@ -131,7 +131,8 @@ static void scores_by_hand(const chunk *c, float scale)
     int64_t d = c->run->plan->problem.head_dim;
     for (int64_t i = 0; i < c->rows; i++)
         for (int64_t j = 0; j < c->keys; j++) {
-            const float *q = (const float *)c->s->q + i * d, *k = (const float *)c->s->kpack + j * d;
+            const float *q = (const float *)c->s->q + i * d;
+            const float *k = (const float *)c->s->kpack + j * d;
             float sum = 0;
             for (int64_t x = 0; x < d; x++)
                 sum += q[x] * k[x];

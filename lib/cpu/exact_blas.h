@@ -7,7 +7,8 @@
 
 #include "cpu/unit.h"
 
-/* Whether a plan's exact attention goes this way: portable kernels, EXACT, a build with OpenBLAS. */
+/* Whether a plan's exact attention goes this way: portable kernels, EXACT, a build with
+ * OpenBLAS. */
 int ha_exact_blas_serves(const hyperattn_plan *plan);
 
 /* Floats that it needs in a scratch's tile. */

@@ -127,8 +127,8 @@ static void sum_mass(const ha_run *run, ha_unit *u, const ha_rect *rect)
         u->mass[rect->k0 + x] = sum += (double)u->vnorm[ha_key_at(run, u, rect, x)];
 }
 
-/* A block mask's rectangles all begin at the same key, and the last is the longest: its running sums
- * are those of the others. */
+/* A block mask's rectangles all begin at the same key, and the last is the longest: its running
+ * sums are those of the others. */
 static int owns_mass(const ha_run *run, const ha_unit *u, const ha_rect *rect)
 {
     const ha_layout *l = u->layout;

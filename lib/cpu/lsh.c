@@ -9,7 +9,8 @@
 /* Two Gaussians from two words, by Box and Muller. */
 static void gaussians(float out[2], uint32_t a, uint32_t b)
 {
-    double radius = sqrt(-2 * log(ha_fraction(a))), angle = 2 * 3.14159265358979323846 * ha_fraction(b);
+    double radius = sqrt(-2 * log(ha_fraction(a)));
+    double angle = 2 * 3.14159265358979323846 * ha_fraction(b);
     out[0] = (float)(radius * cos(angle));
     out[1] = (float)(radius * sin(angle));
 }

@@ -92,8 +92,8 @@ typedef struct ha_columns {
     int sampled;   /* else exact */
 } ha_columns;
 
-/* Most rows that a task names ahead of need: K and V of one batch of columns, and its rows of q, out
- * and state. */
+/* Most rows that a task names ahead of need: K and V of one batch of columns, and its rows of q,
+ * out and state. */
 #define HA_TASK_AHEAD (2 * HA_TASK_KEYS + 3 * HA_TASK_ROWS)
 
 /* One thread's part of the workspace. */
