@@ -58,7 +58,8 @@ static hyperattn_status check_sizes(const hyperattn_problem *p)
     if (__builtin_mul_overflow(p->batch, p->nheads, &heads) ||
         __builtin_mul_overflow(heads, p->seqlen_q, &rows) || rows > INT64_MAX / 8)
         return ha_fail(HYPERATTN_EINVAL,
-                       "batch * nheads * seqlen_q is %lld * %lld * %lld: it wraps", (ll)p->batch, (ll)p->nheads, (ll)p->seqlen_q);
+                       "batch * nheads * seqlen_q is %lld * %lld * %lld: it wraps", (ll)p->batch,
+                       (ll)p->nheads, (ll)p->seqlen_q);
     return HYPERATTN_OK;
 }
 
@@ -85,7 +86,8 @@ static hyperattn_status check_prefix_sums(const char *name, const int64_t *cu, i
                            (ll)b + 1, (ll)cu[b + 1], (ll)cu[b]);
         if (cu[b + 1] - cu[b] > max)
             return ha_fail(HYPERATTN_EINVAL,
-                           "%s[%lld] is %lld: sequence %lld is longer than %s %lld", name, (ll)b + 1, (ll)cu[b + 1], (ll)b, max_name, (ll)max);
+                           "%s[%lld] is %lld: sequence %lld is longer than %s %lld", name, (ll)b + 1,
+                           (ll)cu[b + 1], (ll)b, max_name, (ll)max);
     }
     return HYPERATTN_OK;
 }

@@ -47,7 +47,8 @@ static void run_columns(ha_run *run, ha_scratch *s, const ha_state_rows *at, con
     ha_grad_tiles(run, s, &block);
 }
 
-/* All columns of a task (only < 0), or the sampled (1) or exact ones (0); returns the slots used. */
+/* All columns of a task (only < 0), its sampled (1) or its exact ones (0); returns the slots
+ * used. */
 static int64_t run_walk(ha_run *run, ha_scratch *s, const ha_task *task, int64_t slot, int64_t used,
                         int only)
 {

@@ -41,8 +41,8 @@ int64_t ha_blocks_outside(const ha_blocks *b);
 /* Draws [first, first + max), which sampler->draws bounds: positions and log2 weights, such that
  * the weighted sum over them is an unbiased estimate of the sum over all outside positions (V-norm:
  * over those whose value is not zero, for a key of no value is never drawn). Returns how many
- * columns these draws gave: V-norm draws that fall into an exact block give none. With draws >= outside,
- * every outside position comes once, with weight 1. */
+ * columns these draws gave: V-norm draws that fall into an exact block give none. With draws >=
+ * outside, every outside position comes once, with weight 1. */
 int64_t ha_sample(const ha_sampler *s, int64_t first, int64_t max, uint32_t *position,
                   float *log2_weight);
 
