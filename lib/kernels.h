@@ -139,6 +139,13 @@ typedef struct ha_kernels {
      * of MR, ldx apart. */
     void (*project)(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
                     int64_t rows, int64_t head_dim, int r);
+    /* Of projections, r <= HA_MAX_PROJS columns of rows ld apart that have whole vectors:
+     * sum[j] = sum_i x_ij, f32 over some tens of rows and double over all. Returns 1 if all is
+     * finite, sums of such parts too; else the sums mean nothing. */
+    int (*column_sums)(double *sum, const float *x, int64_t ld, int64_t rows, int r);
+    /* Bit j of bits[i]: whether x_ij > base[j]; not where it is NaN. base: [HA_MAX_PROJS]. */
+    void (*above_bits)(uint16_t *bits, const float *x, int64_t ld, const float *base, int64_t rows,
+                       int r);
     /* out row i = acc row i * inv[i], rounded to nearest even */
     void (*store_rows)(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
                        int64_t rows, int64_t dv);

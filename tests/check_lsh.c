@@ -56,20 +56,32 @@ END_TEST
 
 START_TEST(gray_rank_inverts_the_gray_code)
 {
+    static uint16_t ranks[65536];
     for (uint32_t i = 0; i < 65536; i++)
-        ck_assert_msg(ha_gray_rank(i ^ (i >> 1)) == i, "the rank of %x is %x, not %x",
-                      (unsigned)(i ^ (i >> 1)), (unsigned)ha_gray_rank(i ^ (i >> 1)), (unsigned)i);
+        ranks[i] = (uint16_t)(i ^ (i >> 1));
+    ha_gray_ranks(ranks, 65536);
+    for (uint32_t i = 0; i < 65536; i++)
+        ck_assert_msg(ranks[i] == i, "the rank of %x is %x, not %x", (unsigned)(i ^ (i >> 1)),
+                      (unsigned)ranks[i], (unsigned)i);
 }
 END_TEST
 
-/* The bucket of a row whose projections have these signs. */
+/* The bucket of a row: where its projections exceed their means. Both have room for whole vectors. */
+static uint32_t bucket_of(const float *proj, const float *mean, int r)
+{
+    uint16_t bits;
+    ha_kernels_best(&(const char *){NULL})->above_bits(&bits, proj, HA_MAX_PROJS, mean, 1, r);
+    ha_gray_ranks(&bits, 1);
+    return bits;
+}
+
 static uint32_t bucket_of_signs(uint32_t bits, int r)
 {
     const float mean[HA_MAX_PROJS] = {0};
-    float proj[HA_MAX_PROJS];
+    float proj[HA_MAX_PROJS] = {0};
     for (int j = 0; j < r; j++)
         proj[j] = bits >> j & 1 ? 0.25f : -0.25f;
-    return ha_lsh_bucket(proj, mean, r);
+    return bucket_of(proj, mean, r);
 }
 
 /* With the Gray code in place of its inverse this fails from 3 projections on. */
@@ -171,28 +183,30 @@ START_TEST(nan_projections_have_a_defined_bucket)
     const float mean[HA_MAX_PROJS] = {0};
     for (int r = 1; r <= HA_MAX_PROJS; r++)
         for (int at = 0; at < r; at++) {
-            float with_nan[HA_MAX_PROJS], with_low[HA_MAX_PROJS];
+            float with_nan[HA_MAX_PROJS] = {0}, with_low[HA_MAX_PROJS] = {0};
             for (int j = 0; j < r; j++)
                 with_nan[j] = with_low[j] = j % 3 ? 1.0f : -1.0f;
             with_nan[at] = NAN;
             with_low[at] = -INFINITY;
-            ck_assert_uint_eq(ha_lsh_bucket(with_nan, mean, r), ha_lsh_bucket(with_low, mean, r));
-            ck_assert_uint_lt(ha_lsh_bucket(with_nan, mean, r), (uint32_t)1 << r);
+            ck_assert_uint_eq(bucket_of(with_nan, mean, r), bucket_of(with_low, mean, r));
+            ck_assert_uint_lt(bucket_of(with_nan, mean, r), (uint32_t)1 << r);
         }
     float all_nan[HA_MAX_PROJS];
     for (int j = 0; j < HA_MAX_PROJS; j++)
         all_nan[j] = NAN;
-    ck_assert_uint_eq(ha_lsh_bucket(all_nan, mean, HA_MAX_PROJS), 0);
-    ck_assert_uint_eq(ha_lsh_bucket(mean, all_nan, HA_MAX_PROJS), 0);
+    ck_assert_uint_eq(bucket_of(all_nan, mean, HA_MAX_PROJS), 0);
+    ck_assert_uint_eq(bucket_of(mean, all_nan, HA_MAX_PROJS), 0);
 }
 END_TEST
 
 START_TEST(buckets_are_counted_from_the_mean)
 {
-    const float mean[2] = {10, -10}, proj[][2] = {{11, -11}, {11, -9}, {9, -9}, {9, -11}};
-    static const uint32_t signs[] = {1, 3, 2, 0};
-    for (int i = 0; i < COUNT(signs); i++)
-        ck_assert_uint_eq(ha_lsh_bucket(proj[i], mean, 2), ha_gray_rank(signs[i]));
+    const float mean[HA_MAX_PROJS] = {10, -10};
+    const float proj[][HA_MAX_PROJS] = {{11, -11}, {11, -9}, {9, -9}, {9, -11}};
+    uint16_t ranks[] = {1, 3, 2, 0}; /* the signs */
+    ha_gray_ranks(ranks, COUNT(ranks));
+    for (int i = 0; i < COUNT(ranks); i++)
+        ck_assert_uint_eq(bucket_of(proj[i], mean, 2), ranks[i]);
 }
 END_TEST
 

@@ -98,16 +98,30 @@ void ha_hyper_hash(ha_run *run)
                     hash_task, run);
 }
 
-/* Bucket ranks of the n rows whose projections begin at proj. Rows are counted from their own mean:
- * that balances the buckets, and keeps queries and keys that lie alike in buckets alike. */
+/* Means of n rows of projections, of what is finite. */
+static void mean_of(const ha_run *run, float *mean, const float *proj, int64_t n)
+{
+    double sum[HA_MAX_PROJS];
+    int r = run->plan->params.lsh_num_projs;
+    if (!n || !ha_run_kernels(run)->column_sums(sum, proj, run->cpu->ldproj, n, r)) {
+        ha_lsh_mean(mean, proj, run->cpu->ldproj, n, r);
+        return;
+    }
+    for (int j = 0; j < r; j++)
+        mean[j] = (float)(sum[j] / (double)n);
+}
+
+/* Bucket ranks of the n rows whose projections begin at proj: bit j is set where projection j
+ * exceeds the mean. Rows are counted from their own mean: that balances the buckets, and keeps
+ * queries and keys that lie alike in buckets alike. */
 static void rank_rows(const ha_run *run, uint16_t *rank, const float *proj, int64_t n, int centre)
 {
-    int r = run->plan->params.lsh_num_projs;
     float mean[HA_MAX_PROJS] = {0};
     if (centre)
-        ha_lsh_mean(mean, proj, run->cpu->ldproj, n, r);
-    for (int64_t i = 0; i < n; i++)
-        rank[i] = (uint16_t)ha_lsh_bucket(proj + i * run->cpu->ldproj, mean, r);
+        mean_of(run, mean, proj, n);
+    ha_run_kernels(run)->above_bits(rank, proj, run->cpu->ldproj, mean, n,
+                                    run->plan->params.lsh_num_projs);
+    ha_gray_ranks(rank, n);
 }
 
 /* The mean is that of the rectangle's own keys, so that no later key steers it. */

@@ -28,19 +28,16 @@ void ha_lsh_directions(float *directions, int r, int64_t head_dim, uint64_t seed
     }
 }
 
-uint32_t ha_gray_rank(uint32_t bits)
+void ha_gray_ranks(uint16_t *bits, int64_t n)
 {
-    for (int shift = 1; shift < 32; shift *= 2)
-        bits ^= bits >> shift;
-    return bits;
-}
-
-uint32_t ha_lsh_bucket(const float *proj, const float *mean, int r)
-{
-    uint32_t bits = 0;
-    for (int j = 0; j < r; j++)
-        bits |= (uint32_t)(proj[j] > mean[j]) << j;
-    return ha_gray_rank(bits);
+    for (int64_t i = 0; i < n; i++) {
+        unsigned x = bits[i];
+        x ^= x >> 1;
+        x ^= x >> 2;
+        x ^= x >> 4;
+        x ^= x >> 8;
+        bits[i] = (uint16_t)x;
+    }
 }
 
 void ha_lsh_mean(float *mean, const float *proj, int64_t ld, int64_t n, int r)

@@ -10,12 +10,10 @@
 /* r Gaussian directions of head_dim values, [r][head_dim]. */
 void ha_lsh_directions(float *directions, int r, int64_t head_dim, uint64_t seed, uint32_t unit);
 
-/* Rank of a bit pattern in the Gray sequence (the inverse Gray code, a prefix XOR): neighbouring
- * ranks differ in one bit, which is what makes sorting by it a sort by Hamming distance. */
-uint32_t ha_gray_rank(uint32_t bits);
-
-/* Bucket of a row: bit j is set where its projection j exceeds mean j. A NaN clears the bit. */
-uint32_t ha_lsh_bucket(const float *proj, const float *mean, int r);
+/* Bit patterns become their ranks in the Gray sequence (the inverse Gray code, a prefix XOR):
+ * neighbouring ranks differ in one bit, which is what makes sorting by it a sort by Hamming
+ * distance. */
+void ha_gray_ranks(uint16_t *bits, int64_t n);
 
 /* Means of the finite projections of n rows. */
 void ha_lsh_mean(float *mean, const float *proj, int64_t ld, int64_t n, int r);

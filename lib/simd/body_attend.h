@@ -190,7 +190,7 @@ static void FN(grow_max)(const ha_tile *t, int r, float top)
 static inline void FN(softmax_row)(const ha_tile *t, int r, int keys, vf top)
 {
     float *s = t->scratch;
-    if (vany_above(top, t->m[r])) /* rarely: spares the maximum over the lanes */
+    if (vabove(top, vset1(t->m[r]))) /* rarely: spares the maximum over the lanes */
         FN(grow_max)(t, r, vhmax(top));
     vf base = vset1(t->m[r] == -INFINITY ? 0 : t->m[r]), sum = vzero();
     int j = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * 2^x, hash projections and the arithmetic peak, in the vocabulary of a vec_*.h.
+ * 2^x, the register block of every product and the arithmetic peak, in the vocabulary of a vec_*.h.
  */
 
 /* Loops over the depth advance by eight steps at a time, whose addresses are constants: the two
@@ -202,57 +202,6 @@ static inline void prefetch_rows(ahead_rows *ahead)
         const char *p = *ahead->row++;
         for (int64_t b = 0; b < ahead->bytes; b += 64)
             __builtin_prefetch(p + b, 0, 2);
-    }
-}
-
-/* nv vectors of projections of mr rows, the first `rows` of which are stored. */
-static inline __attribute__((always_inline)) void project_block(float *proj, int64_t ld,
-                                                                const float *x, int64_t ldx,
-                                                                const float *g, int64_t rows,
-                                                                int64_t head_dim, int mr, int nv)
-{
-    vf acc[MR * NRV][NRV];
-    for (int i = 0; i < mr; i++)
-        for (int j = 0; j < nv; j++)
-            acc[i][j] = vzero();
-    block(acc, mr, nv, x, ldx, g, NR, head_dim, 1, vmadd);
-    for (int i = 0; i < mr; i++) /* all rows, or acc would be kept in memory */
-        for (int j = 0; j < nv; j++)
-            if (i < rows)
-                vstore(proj + i * ld + j * VLEN, acc[i][j]);
-}
-
-/* Blocks as tall as the accumulators of a full block allow, but of nine rows at most: more are more
- * streams than the hardware follows. Then blocks of MR rows. */
-static inline __attribute__((always_inline)) void project_rows(float *proj, int64_t ld,
-                                                               const float *x, int64_t ldx,
-                                                               const float *g, int64_t rows,
-                                                               int64_t head_dim, int nv)
-{
-    const int most = NRV / nv < 9 / MR ? NRV / nv : 9 / MR, tall = MR * (most ? most : 1);
-    int64_t i = 0;
-    for (; i + tall <= rows; i += tall) {
-        /* these rows come from memory, where the hardware alone reaches half of its rate */
-        for (int64_t next = i + 2 * tall; next < i + 3 * tall && next < rows; next++)
-            prefetch(x + next * ldx, (head_dim + 15) / 16);
-        project_block(proj + i * ld, ld, x + i * ldx, ldx, g, tall, head_dim, tall, nv);
-    }
-    for (; i < rows; i += MR)
-        project_block(proj + i * ld, ld, x + i * ldx, ldx, g, rows - i, head_dim, MR, nv);
-}
-
-static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
-                    int64_t rows, int64_t head_dim, int r)
-{
-    switch ((r + VLEN - 1) / VLEN) {
-    case 1: project_rows(proj, ld, x, ldx, g, rows, head_dim, 1); break;
-#if HA_MAX_PROJS > VLEN
-    case 2: project_rows(proj, ld, x, ldx, g, rows, head_dim, 2); break;
-#endif
-#if HA_MAX_PROJS > 2 * VLEN
-    case 3: project_rows(proj, ld, x, ldx, g, rows, head_dim, 3); break;
-    case 4: project_rows(proj, ld, x, ldx, g, rows, head_dim, 4); break;
-#endif
     }
 }
 

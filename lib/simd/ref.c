@@ -214,6 +214,30 @@ static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const 
         }
 }
 
+static int column_sums(double *sum, const float *x, int64_t ld, int64_t rows, int r)
+{
+    int finite = 1;
+    for (int j = 0; j < r; j++) {
+        sum[j] = 0;
+        for (int64_t i = 0; i < rows; i++) {
+            finite &= isfinite(x[i * ld + j]) != 0;
+            sum[j] += (double)x[i * ld + j];
+        }
+    }
+    return finite;
+}
+
+static void above_bits(uint16_t *bits, const float *x, int64_t ld, const float *base, int64_t rows,
+                       int r)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        unsigned above = 0;
+        for (int j = 0; j < r; j++)
+            above |= (unsigned)(x[i * ld + j] > base[j]) << j;
+        bits[i] = (uint16_t)above;
+    }
+}
+
 static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
                        int64_t rows, int64_t dv)
 {
@@ -252,6 +276,8 @@ const ha_kernels ha_kernels_ref = {
             .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend,
             .gr = BR, .gc = BC, .grad_scratch = 0, .backward = backward},
     .project = project,
+    .column_sums = column_sums,
+    .above_bits = above_bits,
     .store_rows = store_rows,
     .dot_rows = dot_rows,
     .f32_peak = f32_peak,

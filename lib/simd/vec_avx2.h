@@ -99,10 +99,10 @@ static inline void vstore_f16(uint16_t *p, vf x)
 
 static inline float vfirst(vf x) { return _mm256_cvtss_f32(x); }
 
-/* Whether a lane of x is above y; lanes with NaN are not. */
-static inline int vany_above(vf x, float y)
+/* Bit i: whether lane i of x is above that of y; not where either is NaN. */
+static inline unsigned vabove(vf x, vf y)
 {
-    return _mm256_movemask_ps(_mm256_cmp_ps(x, vset1(y), _CMP_GT_OQ)) != 0;
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_GT_OQ));
 }
 
 static inline float vhmax(vf x)

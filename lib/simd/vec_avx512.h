@@ -125,10 +125,10 @@ static inline void vstore_f16(uint16_t *p, vf x)
 
 static inline float vfirst(vf x) { return _mm512_cvtss_f32(x); }
 
-/* Whether a lane of x is above y; lanes with NaN are not. */
-static inline int vany_above(vf x, float y)
+/* Bit i: whether lane i of x is above that of y; not where either is NaN. */
+static inline unsigned vabove(vf x, vf y)
 {
-    return _mm512_cmp_ps_mask(x, vset1(y), _CMP_GT_OQ) != 0;
+    return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ);
 }
 
 static inline float vhmax(vf x) { return _mm512_reduce_max_ps(x); }

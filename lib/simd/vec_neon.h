@@ -97,10 +97,11 @@ static inline void vstore_f16(uint16_t *p, vf x)
 
 static inline float vfirst(vf x) { return vgetq_lane_f32(x, 0); }
 
-/* Whether a lane of x is above y; lanes with NaN are not. */
-static inline int vany_above(vf x, float y)
+/* Bit i: whether lane i of x is above that of y; not where either is NaN. */
+static inline unsigned vabove(vf x, vf y)
 {
-    return vmaxvq_u32(vcgtq_f32(x, vset1(y))) != 0;
+    static const uint32_t bit[VLEN] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(vcgtq_f32(x, y), vld1q_u32(bit)));
 }
 
 static inline float vhmax(vf x) { return vmaxvq_f32(x); }
