@@ -19,6 +19,11 @@ size_t attn_out_bytes(const hyperattn_problem *p)
     return (size_t)(p->batch * p->nheads * p->seqlen_q * p->head_dim_v) * dtype_size(p->dtype);
 }
 
+size_t attn_lse_bytes(const hyperattn_problem *p)
+{
+    return (size_t)(p->batch * p->nheads * p->seqlen_q) * sizeof(float);
+}
+
 int attn_open(attn *a, hyperattn_ctx *ctx, const hyperattn_problem *problem,
               const hyperattn_params *params, const input *in, void *out)
 {
@@ -28,6 +33,18 @@ int attn_open(attn *a, hyperattn_ctx *ctx, const hyperattn_problem *problem,
         return library_failed("planning", status);
     a->workspace_bytes = hyperattn_plan_workspace(a->plan, 0);
     a->workspace = buffer_alloc(a->workspace_bytes, "workspace");
+    return a->workspace ? STATUS_OK : STATUS_FAILED;
+}
+
+int attn_open_backward(attn *a, float *lse, const gradients *grads)
+{
+    a->lse = lse;
+    a->grads = grads;
+    a->backward_bytes = hyperattn_plan_workspace(a->plan, 1);
+    if (a->backward_bytes <= a->workspace_bytes)
+        return STATUS_OK;
+    buffer_free(a->workspace);
+    a->workspace = buffer_alloc(a->backward_bytes, "workspace of backward");
     return a->workspace ? STATUS_OK : STATUS_FAILED;
 }
 
@@ -48,4 +65,34 @@ int attn_run(void *attn_pointer)
                                                 a->in->v.data, a->out, a->lse, a->workspace);
     ha_plan_profile(a->plan, NULL);
     return status ? library_failed("attention", status) : STATUS_OK;
+}
+
+int attn_backward(void *attn_pointer)
+{
+    const attn *a = attn_pointer;
+    const input *in = a->in;
+    const gradients *g = a->grads;
+    hyperattn_status status =
+        hyperattn_backward(a->plan, in->q.data, in->k.data, in->v.data, a->out, a->lse,
+                           in->dout.data, g->dq, g->dk, g->dv, a->workspace);
+    return status ? library_failed("backward", status) : STATUS_OK;
+}
+
+int gradients_alloc(gradients *g, const hyperattn_problem *p)
+{
+    size_t batch = (size_t)p->batch * dtype_size(p->dtype);
+    g->dq = buffer_alloc(batch * (size_t)p->q_stride[0], "dq");
+    if (g->dq)
+        g->dk = buffer_alloc(batch * (size_t)p->k_stride[0], "dk");
+    if (g->dk)
+        g->dv = buffer_alloc(batch * (size_t)p->v_stride[0], "dv");
+    return g->dv ? STATUS_OK : STATUS_FAILED;
+}
+
+void gradients_free(gradients *g)
+{
+    buffer_free(g->dq);
+    buffer_free(g->dk);
+    buffer_free(g->dv);
+    *g = (gradients){0};
 }

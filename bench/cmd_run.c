@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hyperattn run: attention of .npy files, written as .npy files.
+ * hyperattn run: attention of .npy files, and its gradients, written as .npy files.
  */
 #include <argp.h>
 #include <stdlib.h>
@@ -17,54 +17,82 @@
 #include "outfile.h"
 #include "progress.h"
 
+typedef enum output {
+    OUT,
+    LSE,
+    DQ,
+    DK,
+    DV,
+    OUTPUTS
+} output;
+
+static const char *const output_options[OUTPUTS] = {"--out", "--lse", "--dq", "--dk", "--dv"};
+
 typedef struct run_options {
     params_options params;
     problem_options problem;
     input_files files;
     bool method_given;
     hyperattn_method method;
-    const char *out, *lse;
+    const char *outputs[OUTPUTS]; /* paths, NULL: not wanted */
 } run_options;
 
 enum {
-    KEY_OUT = OPTION_COMMAND,
-    KEY_LSE,
-    KEY_METHOD
+    KEY_OUTPUT = OPTION_COMMAND, /* the keys from here on count through the outputs */
+    KEY_METHOD = KEY_OUTPUT + OUTPUTS,
+    KEY_DOUT
 };
 
 static const struct argp_option option_list[] = {
+    {"dout", KEY_DOUT, "FILE", 0,
+     "Gradient of a loss by the output, with its shape: compute those by q, k and v too", 1},
     {NULL, 0, NULL, 0, "Output and method:", 2},
-    {"out", KEY_OUT, "FILE", 0, "Output, [[batch,] heads,] query rows, value dim; same type", 2},
-    {"lse", KEY_LSE, "FILE", 0, "Log-sum-exp of each row, f32, [[batch,] heads,] query rows", 2},
+    {"out", KEY_OUTPUT + OUT, "FILE", 0,
+     "Output, [[batch,] heads,] query rows, value dim; same type", 2},
+    {"lse", KEY_OUTPUT + LSE, "FILE", 0,
+     "Log-sum-exp of each row, f32, [[batch,] heads,] query rows", 2},
+    {"dq", KEY_OUTPUT + DQ, "FILE", 0, "With --dout: gradient by the queries, as --q", 2},
+    {"dk", KEY_OUTPUT + DK, "FILE", 0, "With --dout: gradient by the keys, as --k", 2},
+    {"dv", KEY_OUTPUT + DV, "FILE", 0, "With --dout: gradient by the values, as --v", 2},
     {"method", KEY_METHOD, "METHOD", 0,
      "exact, hyper, or auto: exact where it is no slower (auto; hyper with --paper)", 2},
     {0}};
 
 static void check_required(struct argp_state *state, const run_options *o)
 {
+    const char *const *out = o->outputs;
+    bool gradients_named = out[DQ] || out[DK] || out[DV];
     if (!o->files.q || !o->files.k || !o->files.v)
         argp_error(state, "--q, --k and --v are required");
-    if (!o->out)
+    if (!o->files.dout && !out[OUT])
         argp_error(state, "--out is required");
-    if (o->lse && strcmp(o->lse, o->out) == 0)
-        argp_error(state, "--lse and --out name the same file");
+    if (!o->files.dout && gradients_named)
+        argp_error(state, "--dq, --dk and --dv need --dout");
+    if (o->files.dout && !gradients_named)
+        argp_error(state, "--dout needs --dq, --dk or --dv");
+    for (int a = 0; a < OUTPUTS; a++)
+        for (int b = a + 1; b < OUTPUTS; b++)
+            if (out[a] && out[b] && strcmp(out[a], out[b]) == 0)
+                argp_error(state, "%s and %s name the same file", output_options[b],
+                           output_options[a]);
 }
 
 static error_t parse_run(int key, char *text, struct argp_state *state)
 {
     static const char *const methods[] = {"auto", "exact", "hyper"};
     run_options *o = state->input;
+    if (key >= KEY_OUTPUT && key < KEY_OUTPUT + OUTPUTS) {
+        o->outputs[key - KEY_OUTPUT] = text;
+        return 0;
+    }
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->files;
         state->child_inputs[1] = &o->problem;
         state->child_inputs[2] = &o->params;
         return 0;
-    case KEY_OUT:
-        o->out = text;
-        return 0;
-    case KEY_LSE:
-        o->lse = text;
+    case KEY_DOUT:
+        o->files.dout = text;
         return 0;
     case KEY_METHOD:
         o->method_given = true;
@@ -85,9 +113,10 @@ static const struct argp parser = {
     .options = option_list,
     .parser = parse_run,
     .children = children,
-    .doc = "Compute attention of the queries, keys and values in three .npy files.\v"
+    .doc = "Compute attention of the queries, keys and values in three .npy files, and its "
+           "gradients by them.\v"
            "The files are C-order arrays of float32, float16 or, with --dtype bf16, uint16 that "
-           "holds bf16; all three have the same type and number of dimensions. The type is that "
+           "holds bf16; all have the same type and number of dimensions. The type is that "
            "of --q unless --dtype says what it must be. Outputs are written to a temporary file "
            "beside the target and renamed when complete."};
 
@@ -97,7 +126,47 @@ typedef struct result {
     hyperattn_problem problem;
     void *out;
     float *lse; /* NULL unless wanted */
+    gradients grads;
 } result;
+
+static int open_result(result *res, const run_options *o, const input *in)
+{
+    hyperattn_problem *p = &res->problem;
+    input_problem(p, in, 0, 0);
+    p->causal = o->problem.causal;
+    p->softmax_scale = o->problem.scale;
+    res->out = buffer_alloc(attn_out_bytes(p), "output");
+    if (!res->out)
+        return STATUS_FAILED;
+    if (o->outputs[LSE] || in->dout.data) {
+        res->lse = buffer_alloc(attn_lse_bytes(p), "log-sum-exp");
+        if (!res->lse)
+            return STATUS_FAILED;
+    }
+    return in->dout.data ? gradients_alloc(&res->grads, p) : STATUS_OK;
+}
+
+static void close_result(result *res)
+{
+    buffer_free(res->out);
+    buffer_free(res->lse);
+    gradients_free(&res->grads);
+}
+
+static int run_call(attn *call, const result *res)
+{
+    int status = STATUS_OK;
+    call->lse = res->lse;
+    if (call->in->dout.data)
+        status = attn_open_backward(call, res->lse, &res->grads);
+    progress("computing");
+    if (status == STATUS_OK)
+        status = attn_run(call);
+    if (status == STATUS_OK && call->grads)
+        status = attn_backward(call);
+    progress_clear();
+    return status;
+}
 
 static int compute(result *res, const run_options *o, const input *in)
 {
@@ -105,73 +174,78 @@ static int compute(result *res, const run_options *o, const input *in)
     params_resolve(&params, &o->params);
     if (o->method_given)
         params.method = o->method;
-    input_problem(&res->problem, in, 0, 0);
-    res->problem.causal = o->problem.causal;
-    res->problem.softmax_scale = o->problem.scale;
-    const hyperattn_problem *p = &res->problem;
-    res->out = buffer_alloc(attn_out_bytes(p), "output");
-    if (!res->out)
-        return STATUS_FAILED;
-    if (o->lse) {
-        size_t rows = (size_t)(p->batch * p->nheads * p->seqlen_q);
-        res->lse = buffer_alloc(rows * sizeof *res->lse, "log-sum-exp");
-        if (!res->lse)
-            return STATUS_FAILED;
-    }
     hyperattn_ctx *ctx;
     int status = attn_context(&ctx, o->problem.threads);
     if (status)
         return status;
     attn call;
-    status = attn_open(&call, ctx, p, &params, in, res->out);
-    call.lse = res->lse;
-    if (status == STATUS_OK) {
-        progress("computing");
-        status = attn_run(&call);
-        progress_clear();
-    }
+    status = attn_open(&call, ctx, &res->problem, &params, in, res->out);
+    if (status == STATUS_OK)
+        status = run_call(&call, res);
     attn_close(&call);
     hyperattn_ctx_destroy(ctx);
     return status;
 }
 
-static int write_array(outfile *file, const char *path, npy_type type, int rank,
-                       const int64_t *shape, const void *data)
+/* ---- writing -------------------------------------------------------------------------------- */
+
+/* An output before it is written: the last rank of its four sizes are the file's. */
+typedef struct array {
+    npy_type type;
+    int rank;
+    int64_t shape[4];
+    const void *data;
+} array;
+
+static array gradient_array(const tensor *t, npy_type type, int rank, const void *data)
+{
+    return (array){type, rank, {t->batch, t->heads, t->rows, t->dim}, data};
+}
+
+static void make_arrays(array arrays[OUTPUTS], const result *res, const input *in)
+{
+    static const npy_type types[] = {
+        [HYPERATTN_F32] = NPY_F32, [HYPERATTN_BF16] = NPY_U16, [HYPERATTN_F16] = NPY_F16};
+    const hyperattn_problem *p = &res->problem;
+    const gradients *g = &res->grads;
+    npy_type type = types[p->dtype];
+    int rank = in->rank;
+    arrays[OUT] = (array){type, rank, {p->batch, p->nheads, p->seqlen_q, p->head_dim_v}, res->out};
+    arrays[LSE] = (array){NPY_F32, rank - 1, {1, p->batch, p->nheads, p->seqlen_q}, res->lse};
+    arrays[DQ] = gradient_array(&in->q, type, rank, g->dq);
+    arrays[DK] = gradient_array(&in->k, type, rank, g->dk);
+    arrays[DV] = gradient_array(&in->v, type, rank, g->dv);
+}
+
+static int write_array(outfile *file, const char *path, const array *a)
 {
     int status = outfile_open(file, path);
     if (status)
         return status;
     progress("writing %s", path);
-    if (npy_write(file->file, type, rank, shape, data))
+    /* flushed: a full disk must show before another file is renamed */
+    if (npy_write(file->file, a->type, a->rank, a->shape + 4 - a->rank, a->data) &&
+        fflush(file->file) == 0)
         return STATUS_OK;
-    status = failed("%s: writing failed", path);
-    outfile_discard(file);
-    return status;
+    return failed("%s: writing failed", path);
 }
 
-/* Both files are complete before the first is renamed. */
-static int write_result(const result *res, const run_options *o, int rank)
+/* All files are complete before the first is renamed. */
+static int write_result(const result *res, const run_options *o, const input *in)
 {
-    static const npy_type types[] = {
-        [HYPERATTN_F32] = NPY_F32, [HYPERATTN_BF16] = NPY_U16, [HYPERATTN_F16] = NPY_F16};
-    const hyperattn_problem *p = &res->problem;
-    const int64_t shape[4] = {p->batch, p->nheads, p->seqlen_q, p->head_dim_v};
-    outfile out, lse = {0};
-    int status = write_array(&out, o->out, types[p->dtype], rank, shape + 4 - rank, res->out);
-    if (status)
-        return status;
-    if (o->lse)
-        status = write_array(&lse, o->lse, NPY_F32, rank - 1, shape + 4 - rank, res->lse);
+    array arrays[OUTPUTS];
+    outfile files[OUTPUTS] = {{0}};
+    int status = STATUS_OK;
+    make_arrays(arrays, res, in);
+    for (int i = 0; i < OUTPUTS && status == STATUS_OK; i++)
+        if (o->outputs[i])
+            status = write_array(&files[i], o->outputs[i], &arrays[i]);
     progress_clear();
-    if (status) {
-        outfile_discard(&out);
-        return status;
-    }
-    status = outfile_commit(&out);
-    if (status)
-        outfile_discard(&lse);
-    else if (o->lse)
-        status = outfile_commit(&lse);
+    for (int i = 0; i < OUTPUTS && status == STATUS_OK; i++)
+        if (o->outputs[i])
+            status = outfile_commit(&files[i]);
+    for (int i = 0; i < OUTPUTS; i++)
+        outfile_discard(&files[i]);
     return status;
 }
 
@@ -179,9 +253,9 @@ int cmd_run(int argc, char **argv)
 {
     run_options o = {0};
     parse_arguments(&parser, argc, argv, &o);
-    int status = outfile_probe(o.out);
-    if (status == STATUS_OK)
-        status = outfile_probe(o.lse);
+    int status = STATUS_OK;
+    for (int i = 0; i < OUTPUTS && status == STATUS_OK; i++)
+        status = outfile_probe(o.outputs[i]);
     if (status)
         return status;
     input in;
@@ -189,11 +263,12 @@ int cmd_run(int argc, char **argv)
     const input_dtype type = {.given = o.problem.dtype_given, .dtype = o.problem.dtype};
     status = input_load(&in, &o.files, &type);
     if (status == STATUS_OK)
+        status = open_result(&res, &o, &in);
+    if (status == STATUS_OK)
         status = compute(&res, &o, &in);
     if (status == STATUS_OK)
-        status = write_result(&res, &o, in.rank);
-    buffer_free(res.out);
-    buffer_free(res.lse);
+        status = write_result(&res, &o, &in);
+    close_result(&res);
     input_free(&in);
     return status;
 }

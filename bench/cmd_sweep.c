@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hyperattn sweep: times over the sequence length.
+ * hyperattn sweep: times over the sequence length, forward or forward and backward.
  */
 #include <argp.h>
 #include <stdlib.h>
@@ -28,6 +28,7 @@ enum {
     KEY_REPEAT,
     KEY_MAX_N,
     KEY_BUDGET,
+    KEY_BACKWARD,
     KEY_PEAK,
     KEY_JSON,
     KEY_CSV,
@@ -39,10 +40,12 @@ static const struct argp_option option_list[] = {
     {NULL, 0, NULL, 0, "Measuring and reporting:", 5},
     {"methods", KEY_METHODS, "LIST", 0,
      "exact, hyper, baseline (unfused, OpenBLAS, f32), separated by commas (exact,hyper)", 5},
+    {"backward", KEY_BACKWARD, NULL, 0,
+     "Time backward too, each beside its forward, and compare the two together", 5},
     {"repeat", KEY_REPEAT, "N", 0, "Runs of each method, of which the median counts (3)", 5},
     {"exact-budget", KEY_BUDGET, "SECONDS", 0,
-     "Longest run of exact attention: above it one head is timed, above it for one head none (60)",
-     5},
+     "Longest run of exact attention, with its backward if that is timed: above it one head is "
+     "timed, above it for one head none (60; 210 with --backward)", 5},
     {"exact-max-n", KEY_MAX_N, "N", 0, "No exact attention above this length (none)", 5},
     {"peak", KEY_PEAK, NULL, 0,
      "Measure the multiply-add peak beside each run, and exact attention's share of it", 5},
@@ -98,6 +101,9 @@ static error_t parse_sweep(int key, char *text, struct argp_state *state)
     case KEY_BUDGET:
         o->exact_budget = parse_real(state, "--exact-budget", text, 0, 1e9);
         return 0;
+    case KEY_BACKWARD:
+        o->backward = true;
+        return 0;
     case KEY_PEAK:
         o->peak = true;
         return 0;
@@ -113,6 +119,8 @@ static error_t parse_sweep(int key, char *text, struct argp_state *state)
     case ARGP_KEY_END:
         if ((o->methods & SWEEP_BASELINE) && !baseline_built_in())
             argp_error(state, "--methods: no baseline, built without OpenBLAS");
+        if ((o->methods & SWEEP_BASELINE) && o->backward)
+            argp_error(state, "--methods: the baseline has no backward");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -129,7 +137,7 @@ static const struct argp parser = {
     .doc =
         "Time exact attention and HyperAttention over the sequence length, causal and not. The "
         "defaults, 12 heads of dim 64 and n from 4096 to 131072, are the single-layer figure of "
-        "the HyperAttention paper (forward only).\v"
+        "the HyperAttention paper (forward, or with --backward forward and backward).\v"
         "Input is generated (--gen gauss by default), once for the longest n; shorter ones are "
         "its prefixes.\n"
         "\n"
@@ -145,30 +153,64 @@ static const struct argp parser = {
         "GFLOP/s counts 2 n^2 (dim + value dim) per head, half of it when causal. 'growth' is "
         "HyperAttention's time over that at half the length; 'ws/qkv' is its workspace over the "
         "size of q, k and v. --peak measures the bf16 dot product peak for bf16 where the "
-        "instruction-set level has one, the f32 FMA peak otherwise."};
+        "instruction-set level has one, the f32 FMA peak otherwise.\n"
+        "\n"
+        "With --backward the table has forward, backward and both of each method, and the "
+        "speed-up and growth of both. GFLOP/s and the share of the peak are then those of the "
+        "exact backward: 2 n^2 (3 dim + 2 value dim) per head. Workspaces are those of backward. "
+        "JSON and CSV have all figures. The gradient of the output is random."};
 
 /* ---- results -------------------------------------------------------------------------------- */
 
+enum { FORWARD_TABLE, BACKWARD_TABLE, BOTH_TABLES = REPORT_EVERY_TABLE };
+
 static const report_column columns[] = {
-    {"causal", "causal", REPORT_BOOL, 0, 0, NULL},
-    {"n", "n", REPORT_INT, 0, 0, NULL},
-    {"exact_seconds", "exact s", REPORT_REAL, 0, -4, "scaled"},
-    {"exact_gflops", "GFLOP/s", REPORT_REAL, 0, 1, NULL},
-    {"peak_gflops", "peak", REPORT_REAL, 0, 1, NULL},
-    {"exact_peak_share", "share", REPORT_REAL, 0, 3, NULL},
-    {"baseline_seconds", "baseline s", REPORT_REAL, 0, -4, "scaled"},
-    {"hyper_seconds", "hyper s", REPORT_REAL, 0, -4, NULL},
-    {"hyper_growth", "growth", REPORT_REAL, 0, 2, NULL},
-    {"speedup", "speed-up", REPORT_REAL, 0, 2, "scaled"},
-    {"hyper_workspace_ratio", "ws/qkv", REPORT_REAL, 0, 2, NULL},
+    {"causal", "causal", REPORT_BOOL, BOTH_TABLES, 0, NULL},
+    {"n", "n", REPORT_INT, BOTH_TABLES, 0, NULL},
+    {"exact_seconds", "exact s", REPORT_REAL, BOTH_TABLES, -4, "scaled"},
+    {"exact_backward_seconds", "backward", REPORT_REAL, BACKWARD_TABLE, -4, "scaled"},
+    {"exact_both_seconds", "both", REPORT_REAL, BACKWARD_TABLE, -4, "scaled"},
+    {"exact_gflops", "GFLOP/s", REPORT_REAL, FORWARD_TABLE, 1, NULL},
+    {"exact_backward_gflops", "GFLOP/s", REPORT_REAL, BACKWARD_TABLE, 1, NULL},
+    {"peak_gflops", "peak", REPORT_REAL, BOTH_TABLES, 1, NULL},
+    {"exact_peak_share", "share", REPORT_REAL, FORWARD_TABLE, 3, NULL},
+    {"exact_backward_peak_share", "share", REPORT_REAL, BACKWARD_TABLE, 3, NULL},
+    {"exact_backward_workspace_ratio", "ws/qkv", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
+    {"baseline_seconds", "baseline s", REPORT_REAL, FORWARD_TABLE, -4, "scaled"},
+    {"hyper_seconds", "hyper s", REPORT_REAL, BOTH_TABLES, -4, NULL},
+    {"hyper_backward_seconds", "backward", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
+    {"hyper_both_seconds", "both", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
+    {"hyper_growth", "growth", REPORT_REAL, FORWARD_TABLE, 2, NULL},
+    {"hyper_both_growth", "growth", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
+    {"speedup", "speed-up", REPORT_REAL, FORWARD_TABLE, 2, "scaled"},
+    {"backward_speedup", NULL, REPORT_REAL, 0, 0, NULL},
+    {"both_speedup", "speed-up", REPORT_REAL, BACKWARD_TABLE, 2, "scaled"},
+    {"hyper_workspace_ratio", "ws/qkv", REPORT_REAL, FORWARD_TABLE, 2, NULL},
+    {"hyper_backward_workspace_ratio", "ws/qkv", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
     {"scaled", NULL, REPORT_BOOL, 0, 0, NULL},
     {"exact_runs", NULL, REPORT_INT, 0, 0, NULL},
+    {"exact_backward_runs", NULL, REPORT_INT, 0, 0, NULL},
     {"hyper_runs", NULL, REPORT_INT, 0, 0, NULL},
+    {"hyper_backward_runs", NULL, REPORT_INT, 0, 0, NULL},
 };
 
 enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 /* ---- the whole ------------------------------------------------------------------------------ */
+
+/* What backward needs beside the output. */
+static int open_backward(sweep *s, const hyperattn_problem *p)
+{
+    int status = input_generate_dout(&s->in, &s->options->gen.spec, p->seqlen_q);
+    if (status == STATUS_OK)
+        status = gradients_alloc(&s->grads, p);
+    if (status)
+        return status;
+    s->hyper_out = buffer_alloc(attn_out_bytes(p), "HyperAttention's output");
+    s->exact_lse = buffer_alloc(attn_lse_bytes(p), "log-sum-exp");
+    s->hyper_lse = buffer_alloc(attn_lse_bytes(p), "HyperAttention's log-sum-exp");
+    return s->hyper_out && s->exact_lse && s->hyper_lse ? STATUS_OK : STATUS_FAILED;
+}
 
 static int open_all(sweep *s)
 {
@@ -182,6 +224,11 @@ static int open_all(sweep *s)
     s->out = buffer_alloc(attn_out_bytes(&p), "output");
     if (!s->out)
         return STATUS_FAILED;
+    s->hyper_out = s->out;
+    if (o->backward)
+        status = open_backward(s, &p);
+    if (status)
+        return status;
     if (o->peak)
         peak_open(&s->peak, o->problem.dtype, s->ctx->nthreads);
     s->in_f32 = s->in;
@@ -202,7 +249,12 @@ static void close_all(sweep *s)
     if (s->owns_f32)
         input_free(&s->in_f32);
     input_free(&s->in);
+    if (s->hyper_out != s->out)
+        buffer_free(s->hyper_out);
     buffer_free(s->out);
+    buffer_free(s->exact_lse);
+    buffer_free(s->hyper_lse);
+    gradients_free(&s->grads);
     buffer_free(s->baseline_out);
     report_destroy(s->results);
     hyperattn_ctx_destroy(s->ctx);
@@ -217,7 +269,8 @@ static int sweep_mask(sweep *s, bool causal, bool table)
     for (int i = 0; i < lengths->count && status == STATUS_OK; i++) {
         status = sweep_length(s, causal, lengths->n[i]);
         if (status == STATUS_OK && table)
-            report_print_last(s->results, 0, stdout);
+            report_print_last(s->results, s->options->backward ? BACKWARD_TABLE : FORWARD_TABLE,
+                              stdout);
     }
     return status;
 }
@@ -226,14 +279,15 @@ static int write_files(const sweep *s, const setting *set, const char *line)
 {
     const sweep_options *o = s->options;
     json_t *head = describe_json(set);
+    json_object_set_new(head, "backward", json_boolean(o->backward));
     json_object_set_new(head, "exact_budget_seconds", json_real(o->exact_budget));
     json_object_set_new(head, "peak", o->peak ? json_string(s->peak.name) : json_null());
     json_object_set_new(head, "scaled_means",
-                        json_string("exact_seconds and baseline_seconds are those of one head, "
-                                    "multiplied by the number of heads"));
+                        json_string("seconds of exact attention and of the baseline are those "
+                                    "of one head, multiplied by the number of heads"));
     int status = report_write_json(s->results, o->json, head);
     int csv = report_write_csv(s->results, o->csv);
-    int plot = o->plot ? plot_sweep(s->results, line, o->plot) : STATUS_OK;
+    int plot = o->plot ? plot_sweep(s->results, o->backward, line, o->plot) : STATUS_OK;
     return status ? status : csv ? csv : plot;
 }
 
@@ -245,19 +299,30 @@ static bool any_scaled(const report *r)
     return any;
 }
 
+static void show(report *r, bool shown, const char *const *keys)
+{
+    for (; *keys; keys++)
+        report_show(r, *keys, shown);
+}
+
 static void show_columns(const sweep *s)
 {
+    static const char *const exact[] = {
+        "exact_seconds", "exact_backward_seconds", "exact_both_seconds", "exact_gflops",
+        "exact_backward_gflops", "exact_backward_workspace_ratio", NULL};
+    static const char *const share[] = {"peak_gflops", "exact_peak_share",
+                                        "exact_backward_peak_share", NULL};
+    static const char *const hyper[] = {
+        "hyper_seconds", "hyper_backward_seconds", "hyper_both_seconds", "hyper_growth",
+        "hyper_both_growth", "hyper_workspace_ratio", "hyper_backward_workspace_ratio", NULL};
+    static const char *const speedup[] = {"speedup", "both_speedup", NULL};
     int methods = s->options->methods;
-    bool share = s->options->peak && (methods & SWEEP_EXACT);
-    report_show(s->results, "exact_seconds", methods & SWEEP_EXACT);
-    report_show(s->results, "exact_gflops", methods & SWEEP_EXACT);
-    report_show(s->results, "peak_gflops", share);
-    report_show(s->results, "exact_peak_share", share);
+    bool has_exact = methods & SWEEP_EXACT, has_hyper = methods & SWEEP_HYPER;
+    show(s->results, has_exact, exact);
+    show(s->results, has_exact && s->options->peak, share);
     report_show(s->results, "baseline_seconds", methods & SWEEP_BASELINE);
-    report_show(s->results, "hyper_seconds", methods & SWEEP_HYPER);
-    report_show(s->results, "hyper_growth", methods & SWEEP_HYPER);
-    report_show(s->results, "hyper_workspace_ratio", methods & SWEEP_HYPER);
-    report_show(s->results, "speedup", (methods & SWEEP_EXACT) && (methods & SWEEP_HYPER));
+    show(s->results, has_hyper, hyper);
+    show(s->results, has_exact && has_hyper, speedup);
 }
 
 static int sweep_all(sweep *s)
@@ -269,6 +334,10 @@ static int sweep_all(sweep *s)
     bool table = !report_to_stdout(o->json) && !report_to_stdout(o->csv);
     char line[200];
     describe_line(line, sizeof line, &set);
+    if (o->backward) {
+        size_t used = strlen(line);
+        snprintf(line + used, sizeof line - used, "; forward and backward");
+    }
     show_columns(s);
     if (table)
         printf("%s%s%s\n", line, o->peak ? "; peak: " : "", o->peak ? s->peak.name : "");
@@ -289,9 +358,12 @@ int cmd_sweep(int argc, char **argv)
     sweep_options o = {.methods = SWEEP_EXACT | SWEEP_HYPER,
                        .repeat = 3,
                        .exact_max_n = INT64_MAX,
-                       .exact_budget = 60};
+                       .exact_budget = -1};
     gen_defaults(&o.gen, GEN_GAUSS, 12);
     parse_arguments(&parser, argc, argv, &o);
+    /* forward and backward have 3.5 times the operations: the same rows are timed */
+    if (o.exact_budget < 0)
+        o.exact_budget = o.backward ? 210 : 60;
     if (o.gen.lengths.count == 0)
         gen_default_lengths(&o.gen, 4096, 131072);
     int status = report_probe(o.json, o.csv);

@@ -41,16 +41,16 @@ static int worse(double a, double b)
 }
 
 void error_measure(error_stats *stats, const void *approx, hyperattn_dtype dtype,
-                   const float *exact, int64_t heads, int64_t rows, int64_t dim,
-                   double *rel_of_head)
+                   const float *exact, const error_shape *shape, double *rel_of_head)
 {
     sums total = {0, 0};
     *stats = (error_stats){0};
-    for (int64_t head = 0; head < heads; head++) {
+    for (int64_t head = 0; head < shape->heads; head++) {
         sums of_head = {0, 0};
-        for (int64_t row = 0; row < rows; row++) {
-            size_t at = (size_t)(head * rows + row) * (size_t)dim;
-            sums s = add_row((const char *)approx + at * dtype_size(dtype), dtype, exact + at, dim);
+        for (int64_t row = 0; row < shape->rows; row++) {
+            size_t at = (size_t)(head * shape->head_stride + row * shape->dim);
+            sums s = add_row((const char *)approx + at * dtype_size(dtype), dtype, exact + at,
+                             shape->dim);
             of_head.diff += s.diff;
             of_head.norm += s.norm;
             if (worse(ratio(s), stats->max_row_error)) {

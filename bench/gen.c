@@ -139,15 +139,20 @@ static void rotate(float *x, int64_t dim, const float *cosine, const float *sine
     }
 }
 
+static bool of_queries(gen_tensor tensor)
+{
+    return tensor == GEN_Q || tensor == GEN_DOUT;
+}
+
 /* Fills s->row. */
 static void make_row(const gen_spec *spec, gen_tensor tensor, int64_t head, int64_t row,
                      const scratch *s)
 {
     int64_t group = spec->heads / spec->heads_kv;
-    int64_t head_kv = tensor == GEN_Q ? head / group : head;
+    int64_t head_kv = of_queries(tensor) ? head / group : head;
     for (int64_t c = 0; c < spec->dim; c++)
         s->row[c] = 0;
-    if (spec->kind == GEN_GAUSS)
+    if (spec->kind == GEN_GAUSS || tensor == GEN_DOUT)
         add_normals(spec, s->row, 1, NOISE, tensor, head, row);
     else if (spec->kind == GEN_CLUSTERED)
         clustered_row(spec, tensor, head, head_kv, row, s->row);
@@ -179,7 +184,7 @@ static void fill_row(void *fill_pointer, int64_t row, int thread)
     int64_t dim = f->spec->dim;
     float *memory = f->memory + thread * 4 * dim;
     scratch s = {memory, memory + dim, memory + 2 * dim, memory + 3 * dim};
-    if (f->spec->kind == GEN_LLM && f->tensor != GEN_V)
+    if (f->spec->kind == GEN_LLM && f->tensor <= GEN_K)
         rope_angles(dim, row, s.cosine, s.sine);
     for (int64_t head = 0; head < f->heads; head++) {
         size_t at = (size_t)(head * f->rows + row) * (size_t)dim;
@@ -195,7 +200,7 @@ int gen_fill(const gen_spec *spec, gen_tensor tensor, int64_t rows, hyperattn_dt
     fill f = {
         .spec = spec,
         .tensor = tensor,
-        .heads = tensor == GEN_Q ? spec->heads : spec->heads_kv,
+        .heads = of_queries(tensor) ? spec->heads : spec->heads_kv,
         .rows = rows,
         .dtype = dtype,
         .dst = dst,

@@ -24,6 +24,8 @@
  *            hold 4 there, keys 0, and key 0, whose value is nearly zero, 2.5 sqrt(d). rope is the
  *            rotary embedding with halves paired and base 500000; the extra channels lie at its
  *            lowest frequencies, so that they reach far.
+ *
+ * In each kind the gradient of the output, for backward, is dout_i = N_i.
  */
 #ifndef BENCH_GEN_H
 #define BENCH_GEN_H
@@ -41,7 +43,8 @@ typedef enum gen_kind {
 typedef enum gen_tensor {
     GEN_Q,
     GEN_K,
-    GEN_V
+    GEN_V,
+    GEN_DOUT /* heads as the queries */
 } gen_tensor;
 
 typedef struct gen_spec {

@@ -110,14 +110,23 @@ static int same(const char *what, const char *path_a, int64_t a, const char *pat
                      path_a, a);
 }
 
+typedef struct match_rule {
+    const char *what, *path_a, *path_b;
+    int64_t a, b;
+} match_rule;
+
+static int check_rules(const match_rule *rules, size_t count)
+{
+    int status = STATUS_OK;
+    for (size_t i = 0; i < count && status == STATUS_OK; i++)
+        status = same(rules[i].what, rules[i].path_a, rules[i].a, rules[i].path_b, rules[i].b);
+    return status;
+}
+
 static int check_match(const input *in, const input_files *files, const int *rank)
 {
     const tensor *q = &in->q, *k = &in->k, *v = &in->v;
-    int status = STATUS_OK;
-    const struct {
-        const char *what, *path_a, *path_b;
-        int64_t a, b;
-    } rules[] = {
+    const match_rule rules[] = {
         {"number of dimensions", files->q, files->k, rank[0], rank[1]},
         {"number of dimensions", files->q, files->v, rank[0], rank[2]},
         {"dtype", files->q, files->k, (int64_t)q->dtype, (int64_t)k->dtype},
@@ -128,28 +137,47 @@ static int check_match(const input *in, const input_files *files, const int *ran
         {"number of heads", files->k, files->v, k->heads, v->heads},
         {"number of rows", files->k, files->v, k->rows, v->rows},
     };
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0] && status == STATUS_OK; i++)
-        status = same(rules[i].what, rules[i].path_a, rules[i].a, rules[i].path_b, rules[i].b);
+    int status = check_rules(rules, sizeof rules / sizeof rules[0]);
     if (status == STATUS_OK && q->heads % k->heads != 0)
         status = bad_input("%s: its number of heads, %" PRId64 ", is no multiple of the %" PRId64
                            " heads of %s", files->q, q->heads, k->heads, files->k);
     return status;
 }
 
+static int load_dout(input *in, const input_files *files, const input_dtype *type)
+{
+    int rank;
+    int status = load_tensor(&in->dout, &rank, files->dout, type);
+    if (status)
+        return status;
+    const tensor *q = &in->q, *dout = &in->dout;
+    const match_rule rules[] = {
+        {"number of dimensions", files->q, files->dout, in->rank, rank},
+        {"dtype", files->q, files->dout, (int64_t)q->dtype, (int64_t)dout->dtype},
+        {"batch size", files->q, files->dout, q->batch, dout->batch},
+        {"number of heads", files->q, files->dout, q->heads, dout->heads},
+        {"number of rows", files->q, files->dout, q->rows, dout->rows},
+        {"last dimension", files->v, files->dout, in->v.dim, dout->dim},
+    };
+    return check_rules(rules, sizeof rules / sizeof rules[0]);
+}
+
 int input_load(input *in, const input_files *files, const input_dtype *type)
 {
     *in = (input){0};
-    const char *paths[3] = {files->q, files->k, files->v};
-    tensor *tensors[3] = {&in->q, &in->k, &in->v};
-    int rank[3] = {0}, status = STATUS_OK;
+    const char *paths[4] = {files->q, files->k, files->v, files->dout};
+    tensor *tensors[4] = {&in->q, &in->k, &in->v, &in->dout};
+    int rank[3] = {0}, status = STATUS_OK, count = files->dout ? 4 : 3;
     for (int i = 0; i < 3 && status == STATUS_OK; i++)
         status = load_tensor(tensors[i], &rank[i], paths[i], type);
     if (status == STATUS_OK)
         status = check_match(in, files, rank);
-    for (int i = 0; i < 3 && status == STATUS_OK && type->given; i++)
-        status = tensor_convert(tensors[i], type->dtype, paths[i]);
     in->rank = rank[0];
     in->same_rows = in->q.rows == in->k.rows;
+    if (status == STATUS_OK && files->dout)
+        status = load_dout(in, files, type);
+    for (int i = 0; i < count && status == STATUS_OK && type->given; i++)
+        status = tensor_convert(tensors[i], type->dtype, paths[i]);
     progress_clear();
     return status;
 }
@@ -190,25 +218,55 @@ void input_free(input *in)
     buffer_free(in->q.data);
     buffer_free(in->k.data);
     buffer_free(in->v.data);
+    buffer_free(in->dout.data);
     *in = (input){0};
+}
+
+int input_generate_dout(input *in, const gen_spec *spec, int64_t rows)
+{
+    tensor *t = &in->dout;
+    buffer_free(t->data);
+    *t = in->q;
+    t->rows = rows;
+    t->dim = in->v.dim;
+    t->data = NULL;
+    int status = tensor_alloc(t, "gradient of the output");
+    if (status)
+        return status;
+    gen_spec shape = *spec;
+    shape.heads = shape.heads_kv = t->batch * t->heads;
+    shape.dim = t->dim;
+    if (gen_fill(&shape, GEN_DOUT, rows, t->dtype, t->data))
+        return failed("gradient of the output: out of memory");
+    return STATUS_OK;
+}
+
+static int tensor_copy_f32(tensor *copy, const tensor *t)
+{
+    *copy = *t;
+    copy->dtype = HYPERATTN_F32;
+    copy->data = NULL;
+    int status = tensor_alloc(copy, "f32 copy of the input");
+    if (status == STATUS_OK)
+        to_f32(copy->data, t->data, t->dtype, elements(t));
+    return status;
 }
 
 int input_copy_f32(input *copy, const input *in)
 {
-    *copy = *in;
-    const tensor *from[3] = {&in->q, &in->k, &in->v};
-    tensor *to[3] = {&copy->q, &copy->k, &copy->v};
-    for (int i = 0; i < 3; i++) {
-        to[i]->data = NULL;
-        to[i]->dtype = HYPERATTN_F32;
-    }
-    for (int i = 0; i < 3; i++) {
-        int status = tensor_alloc(to[i], "f32 copy of the input");
-        if (status)
-            return status;
-        to_f32(to[i]->data, from[i]->data, in->q.dtype, elements(from[i]));
-    }
-    return STATUS_OK;
+    *copy = (input){.rank = in->rank, .same_rows = in->same_rows};
+    int status = tensor_copy_f32(&copy->q, &in->q);
+    if (status == STATUS_OK)
+        status = tensor_copy_f32(&copy->k, &in->k);
+    if (status == STATUS_OK)
+        status = tensor_copy_f32(&copy->v, &in->v);
+    return status;
+}
+
+int input_copy_dout_f32(input *copy, const input *in)
+{
+    buffer_free(copy->dout.data);
+    return tensor_copy_f32(&copy->dout, &in->dout);
 }
 
 /* ---- problems ------------------------------------------------------------------------------- */

@@ -27,7 +27,7 @@ static const char doc[] =
     "Exact attention and HyperAttention on .npy files and generated input.\v"
     "Commands:\n"
     "  info      version, instruction-set levels, threads, OpenBLAS\n"
-    "  run       attention of q, k and v from .npy files\n"
+    "  run       attention of q, k and v from .npy files, and its gradients\n"
     "  compare   exact attention against HyperAttention: times, errors, stages\n"
     "  sweep     times over the sequence length: table, CSV, JSON, SVG\n"
     "\n"

@@ -10,6 +10,10 @@ status 1.  A missing package is reported, and the others are compared.
 
     peers.py
     peers.py --n 8192 --dims 64,128 --heads 32 --kv-heads 8 --causal --json peers.json
+    peers.py --backward
+
+With --backward it is the gradients that are compared, with PyTorch's: backward alone, and forward
+and backward together.
 
 Times are medians.  A ratio is the median, over the rounds, of the other's time over ours: above 1
 we are faster.  The project's goals stand beside the ratios; a missed one is not an error.  The
@@ -18,13 +22,12 @@ processor's peak, for the GFLOP/s column, comes from "hyperattn sweep --peak".
 
 import argparse
 import ctypes.util
-import gc
+import itertools
 import json
 import os
 import statistics
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 # Set before any OpenMP runtime is loaded: idle threads of one peer must not spin while another
@@ -34,6 +37,8 @@ os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 import numpy as np
 
+from peers_backward import HyperattnBackward, TorchBackward, compare_backward
+from peers_cases import Case, Inputs, prepare_all, relative, time_in_turn
 from peers_ggml import GgmlFlash, GgmlMatmul
 from peers_runtimes import (
     Hyperattn,
@@ -42,54 +47,12 @@ from peers_runtimes import (
     PeersError,
     Torch,
     Unavailable,
-    aligned_empty,
-    from_bf16_bits,
-    to_bf16_bits,
 )
 
 REFERENCE_ROWS = 33
 # Relative Frobenius error against float64 at which a result counts as wrong.  Right ones reach
 # 3e-6 in f32 and 3e-3 in bf16 at n = 16384.
 TOLERANCE = {"f32": 2e-5, "bf16": 1e-2}
-
-
-@dataclass(frozen=True)
-class Case:
-    n: int
-    d: int
-    heads: int
-    kv_heads: int
-    causal: bool
-    dtype: str
-
-    def __str__(self):
-        grouped = f", kv heads {self.kv_heads}" if self.kv_heads != self.heads else ""
-        mask = "causal" if self.causal else "not causal"
-        return f"n {self.n}, d {self.d}, heads {self.heads}{grouped}, {mask}, {self.dtype}"
-
-    @property
-    def flops(self):
-        """Two products of 2 n^2 d operations a head, half of them under a causal mask."""
-        return 4 * self.n**2 * self.d * self.heads / (2 if self.causal else 1)
-
-    @property
-    def scale(self):
-        return self.d**-0.5
-
-
-class Inputs:
-    """q [heads, n, d], k and v [kv_heads, n, d], f32; in a bf16 case values that bf16 holds."""
-
-    def __init__(self, case, seed):
-        rng = np.random.default_rng(seed)
-        self.tensors = []
-        for heads in (case.heads, case.kv_heads, case.kv_heads):
-            x = aligned_empty((heads, case.n, case.d))
-            rng.standard_normal(out=x, dtype=np.float32)
-            if case.dtype == "bf16":
-                x[...] = from_bf16_bits(to_bf16_bits(x))
-            self.tensors.append(x)
-        self.q, self.k, self.v = self.tensors
 
 
 def goal_for(peer, case, has_bf16):
@@ -120,27 +83,6 @@ def reference(case, inputs, rows):
     return out
 
 
-def relative(x, y):
-    """|x - y| / |y|, Frobenius."""
-    return float(np.linalg.norm(x - y) / np.linalg.norm(y))
-
-
-def time_in_turn(peers, repeat):
-    """Seconds of each run: one list per peer, after a warm-up of each."""
-    for peer in peers:
-        peer.run()
-    times = [[] for _ in peers]
-    gc.collect()
-    gc.disable()
-    for _ in range(repeat):
-        for peer, own in zip(peers, times):
-            start = time.perf_counter()
-            peer.run()
-            own.append(time.perf_counter() - start)
-    gc.enable()
-    return times
-
-
 def judge(case, peers, inputs, times, has_bf16):
     """One record per peer, ours first."""
     rows = np.unique(np.linspace(0, case.n - 1, min(case.n, REFERENCE_ROWS)).astype(int))
@@ -155,7 +97,8 @@ def judge(case, peers, inputs, times, has_bf16):
         limit = TOLERANCE[peer.dtype]
         records.append({
             "name": peer.name, "path": peer.path, "dtype": peer.dtype,
-            "seconds": seconds, "seconds_each": own, "gflops": case.flops / seconds / 1e9,
+            "seconds": seconds, "seconds_each": own,
+            "gflops": 2 * case.product_flops / seconds / 1e9,
             "ratio": ratio, "goal": goal, "met": None if goal is None else ratio >= goal,
             "max_difference": float(np.abs(out - ours).max()),
             "relative_difference": difference, "relative_error": error,
@@ -163,20 +106,6 @@ def judge(case, peers, inputs, times, has_bf16):
             "right": error <= limit and difference <= limit + TOLERANCE[peers[0].dtype],
         })
     return records
-
-
-def prepare_all(peers, case, inputs):
-    """Prepare those that take part in this case; return them, and name -> reason of the others."""
-    ready, left_out = [], {}
-    for peer in peers:
-        if not peer.takes(case):
-            continue
-        try:
-            peer.prepare(case, inputs)
-            ready.append(peer)
-        except Unavailable as error:
-            left_out[peer.name] = str(error)
-    return ready, left_out
 
 
 HEADER = (
@@ -206,7 +135,7 @@ def compare(case, peers, args):
     inputs = Inputs(case, args.seed)
     ready, left_out = prepare_all(peers, case, inputs)
     try:
-        times = time_in_turn(ready, args.repeat)
+        times = time_in_turn([peer.run for peer in ready], args.repeat)
         records = judge(case, ready, inputs, times, peers[0].has_bf16())
     finally:
         for peer in ready:
@@ -229,9 +158,17 @@ def find_library():
 
 
 def find_peers(args):
-    """Ours and every peer that can run here; print the versions, and why others cannot."""
+    """Ours and every peer that can run here."""
+    library = args.library or find_library()
+    if args.backward:
+        kinds = [
+            ("hyperattn", lambda: HyperattnBackward(library, args.threads)),
+            ("torch f32", lambda: TorchBackward("f32", args.threads)),
+            ("torch bf16", lambda: TorchBackward("bf16", args.threads)),
+        ]
+        return make_peers(kinds)
     kinds = [
-        ("hyperattn", lambda: Hyperattn(args.library or find_library(), args.threads)),
+        ("hyperattn", lambda: Hyperattn(library, args.threads)),
         ("torch f32", lambda: Torch("f32", args.threads)),
         ("torch bf16", lambda: Torch("bf16", args.threads)),
         ("onnxruntime mha", lambda: OnnxMultiHead(args.threads)),
@@ -239,6 +176,11 @@ def find_peers(args):
         ("ggml flash", lambda: GgmlFlash(args.threads)),
         ("ggml matmul", lambda: GgmlMatmul(args.threads)),
     ]
+    return make_peers(kinds)
+
+
+def make_peers(kinds):
+    """Return the peers, and name -> reason of those that cannot run; print both."""
     peers, missing = [], {}
     for name, make in kinds:
         try:
@@ -277,18 +219,23 @@ def available_cpus():
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(
-        description="Compare exact attention of libhyperattn with PyTorch, ONNX Runtime and ggml.",
+        description="Compare exact attention of libhyperattn with PyTorch, ONNX Runtime and ggml; "
+        "with --backward, its gradients with PyTorch.",
+    )
+    parser.add_argument(
+        "--backward", action="store_true", help="compare the gradients, with PyTorch's",
     )
     parser.add_argument(
         "--n", type=positives, default=[4096, 16384], metavar="LIST",
         help="sequence lengths (default: 4096,16384)",
     )
     parser.add_argument(
-        "--dims", type=positives, default=[64, 128], metavar="LIST",
-        help="head dimensions (default: 64,128)",
+        "--dims", type=positives, metavar="LIST",
+        help="head dimensions (default: 64,128; with --backward 64)",
     )
     parser.add_argument(
-        "--heads", type=positive, metavar="N", help="query heads (default: 4, from n = 8192 on 1)",
+        "--heads", type=positives, metavar="LIST",
+        help="query heads (default: 4, with --backward 1,12; from n = 8192 on 1)",
     )
     parser.add_argument(
         "--kv-heads", type=positive, metavar="N",
@@ -314,16 +261,22 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
+def head_counts(args, n):
+    if args.heads or n >= 8192:
+        return args.heads or [1]
+    return [1, 12] if args.backward else [4]
+
+
 def cases(args):
-    for dtype in ("f32", "bf16") if args.dtype == "both" else (args.dtype,):
-        for causal in (True, False) if args.causal is None else (args.causal,):
-            for d in args.dims:
-                for n in args.n:
-                    heads = args.heads or (4 if n < 8192 else 1)
-                    kv_heads = args.kv_heads or heads
-                    if heads % kv_heads:
-                        raise PeersError(f"{heads} heads are no multiple of {kv_heads} kv heads")
-                    yield Case(n, d, heads, kv_heads, causal, dtype)
+    dtypes = ("f32", "bf16") if args.dtype == "both" else (args.dtype,)
+    masks = (True, False) if args.causal is None else (args.causal,)
+    dims = args.dims or ([64] if args.backward else [64, 128])
+    for dtype, causal, d, n in itertools.product(dtypes, masks, dims, args.n):
+        for heads in head_counts(args, n):
+            kv_heads = args.kv_heads or heads
+            if heads % kv_heads:
+                raise PeersError(f"{heads} heads are no multiple of {kv_heads} kv heads")
+            yield Case(n, d, heads, kv_heads, causal, dtype)
 
 
 def compare_all(args):
@@ -333,13 +286,15 @@ def compare_all(args):
     peers, missing = find_peers(args)
     bf16 = "" if peers[0].has_bf16() else ": bf16 is computed in f32 and has no goal"
     print(f"level {peers[0].path}{bf16}\n", flush=True)
-    done = [compare(case, peers, args) for case in chosen]
+    compare_case = compare_backward if args.backward else compare
+    done = [compare_case(case, peers, args) for case in chosen]
     results = [r for case in done for r in case["results"]]
     met = [r["met"] for r in results if r["met"] is not None]
     print(f"goals met: {sum(met)} of {len(met)}")
     if args.json:
         record = {
-            "cpu": cpu_model(), "threads": args.threads, "repeat": args.repeat, "seed": args.seed,
+            "backward": args.backward, "cpu": cpu_model(), "threads": args.threads,
+            "repeat": args.repeat, "seed": args.seed,
             "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
             "versions": {peer.name: peer.version() for peer in peers},
             "not_available": missing, "cases": done,

@@ -134,7 +134,7 @@ class Hyperattn(Peer):
     name = "hyperattn"
 
     def __init__(self, path, threads):
-        library = load(path)
+        library = self.library = load(path)
         pointer, status = ctypes.c_void_p, ctypes.c_int
         self._text = bind(library, ctypes.c_char_p, "hyperattn_last_error")
         self._version = bind(library, ctypes.c_char_p, "hyperattn_version")

@@ -69,7 +69,7 @@ static int write_block(FILE *script, const char *name, const report *r, const ch
         double value = report_value(r, row, key);
         if ((report_value(r, row, "causal") != 0) != causal || !(value > 0) || isinf(value))
             continue;
-        bool scaled = report_value(r, row, "scaled") == 1 && strcmp(key, "hyper_seconds") != 0;
+        bool scaled = report_value(r, row, "scaled") == 1 && strncmp(key, "hyper", 5) != 0;
         fprintf(script, "%.0f %.9g %d\n", report_value(r, row, "n"), value, scaled ? 6 : 7);
         points++;
     }
@@ -121,17 +121,20 @@ static void write_n_axis(FILE *script, const report *r)
     fprintf(script, ")\nset xrange [%.0f:%.0f]\n", floor(first / 1.25), ceil(last * 1.25));
 }
 
-static void write_script(FILE *script, const report *r, const char *title)
+static void write_script(FILE *script, const report *r, bool backward, const char *title)
 {
-    static const curve times[] = {
-        {"a", "exact_seconds", "exact", "lc rgb '#666666'", false},
-        {"b", "hyper_seconds", "HyperAttention", "lc rgb '#0060ad'", false},
-        {"c", "exact_seconds", "exact, causal", "lc rgb '#666666' dt 2", true},
-        {"d", "hyper_seconds", "HyperAttention, causal", "lc rgb '#0060ad' dt 2", true},
+    const char *exact = backward ? "exact_both_seconds" : "exact_seconds";
+    const char *hyper = backward ? "hyper_both_seconds" : "hyper_seconds";
+    const char *speedup = backward ? "both_speedup" : "speedup";
+    const curve times[] = {
+        {"a", exact, "exact", "lc rgb '#666666'", false},
+        {"b", hyper, "HyperAttention", "lc rgb '#0060ad'", false},
+        {"c", exact, "exact, causal", "lc rgb '#666666' dt 2", true},
+        {"d", hyper, "HyperAttention, causal", "lc rgb '#0060ad' dt 2", true},
     };
-    static const curve speedups[] = {
-        {"e", "speedup", "not causal", "lc rgb '#0060ad'", false},
-        {"f", "speedup", "causal", "lc rgb '#0060ad' dt 2", true},
+    const curve speedups[] = {
+        {"e", speedup, "not causal", "lc rgb '#0060ad'", false},
+        {"f", speedup, "causal", "lc rgb '#0060ad' dt 2", true},
     };
     fprintf(script,
             "set terminal svg size 1000,460 dynamic background rgb 'white' font 'sans,13'\n"
@@ -151,7 +154,7 @@ static void write_script(FILE *script, const report *r, const char *title)
 }
 
 /* Feeds the script to a running gnuplot. */
-static int draw(const report *r, const char *title, int svg)
+static int draw(const report *r, bool backward, const char *title, int svg)
 {
     int ends[2];
     pid_t child;
@@ -166,12 +169,12 @@ static int draw(const report *r, const char *title, int svg)
         close(ends[1]);
         return status ? status : failed("gnuplot: %s", strerror(errno));
     }
-    write_script(script, r, title);
+    write_script(script, r, backward, title);
     fclose(script);
     return wait_for(child);
 }
 
-int plot_sweep(const report *r, const char *title, const char *path)
+int plot_sweep(const report *r, bool backward, const char *title, const char *path)
 {
     outfile out;
     int status = outfile_open(&out, path);
@@ -179,7 +182,7 @@ int plot_sweep(const report *r, const char *title, const char *path)
         return status;
     /* a gnuplot that ends early shows in its exit status, not in a signal to us */
     void (*before)(int) = signal(SIGPIPE, SIG_IGN);
-    status = draw(r, title, fileno(out.file));
+    status = draw(r, backward, title, fileno(out.file));
     signal(SIGPIPE, before);
     if (status) {
         outfile_discard(&out);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "attn.h"
 #include "hyperattn.h"
 #include "input.h"
 #include "options.h"
@@ -25,6 +26,7 @@ typedef struct sweep_options {
     int repeat;
     int64_t exact_max_n;
     double exact_budget;
+    bool backward;
     bool peak;
     const char *json, *csv, *plot;
 } sweep_options;
@@ -38,8 +40,13 @@ typedef struct sweep {
     bool owns_f32;
     void *out; /* every method writes here; each overwrites the other's */
     float *baseline_out;
+    /* With backward, which reads what its own forward left: */
+    void *hyper_out; /* otherwise out */
+    float *exact_lse, *hyper_lse;
+    gradients grads; /* of both methods */
     peak peak;
-    double exact_rate; /* scores per second of exact attention, for predictions */
+    /* Scores per second of exact attention, with its backward if that is run: for predictions. */
+    double exact_rate;
     report *results;
 } sweep;
 

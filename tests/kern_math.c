@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of exp2, project and the peak loops.
+ * Tests of exp2, project, the sums and signs of projections, and the peak loops.
  */
 #include <math.h>
 #include <stdio.h>
@@ -207,6 +207,91 @@ void kern_project(const kern_run *run)
     for (int n = 1; n <= 48; n++) {
         project_shape s = {n, 19, 1 + n % HA_MAX_PROJS, (placement)(n % PLACEMENTS)};
         try_project(run, &s);
+    }
+}
+
+/* ---- sums and signs of projections ----------------------------------------------------------- */
+
+typedef struct hash_shape {
+    int64_t rows;
+    int r;
+    placement at;
+    double odd; /* one number is this; 0: none */
+} hash_shape;
+
+/* Rows of whole vectors, zero behind the r columns. */
+static void fill_hash(const hash_shape *s, rng *r, float *x, int64_t ld, float *base)
+{
+    for (int64_t i = 0; i < s->rows; i++)
+        for (int64_t j = 0; j < ld; j++)
+            x[i * ld + j] = j < s->r ? (float)(100 + rng_gauss(r)) : 0;
+    for (int j = 0; j < HA_MAX_PROJS; j++)
+        base[j] = j % 5 ? (float)(100 + rng_gauss(r) / 4) : x[j % s->r];
+    if (s->odd != 0)
+        x[rng_below(r, s->rows) * ld + rng_below(r, s->r)] = (float)s->odd;
+}
+
+static const char *check_bits(const hash_shape *s, const float *x, int64_t ld, const float *base,
+                              const uint16_t *bits)
+{
+    for (int64_t i = 0; i < s->rows; i++)
+        for (int j = 0; j < 16; j++)
+            if ((bits[i] >> j & 1) != (j < s->r && x[i * ld + j] > base[j]))
+                return failure("bit %d of row %lld is %d: %g beside %g", j, (long long)i,
+                               bits[i] >> j & 1, (double)x[i * ld + j], (double)base[j]);
+    return NULL;
+}
+
+static const char *check_sums(const hash_shape *s, const float *x, int64_t ld, const double *sum,
+                              int finite)
+{
+    if (s->odd != 0)
+        return finite ? failure("%g counts as finite", s->odd) : NULL;
+    if (!finite)
+        return failure("finite numbers do not count as such");
+    kern_worst w = {0};
+    for (int j = 0; j < s->r; j++) {
+        double exact = 0, size = 0;
+        for (int64_t i = 0; i < s->rows; i++) {
+            exact += (double)x[i * ld + j];
+            size += fabs((double)x[i * ld + j]);
+        }
+        kern_near(&w, "sum", 0, j, exact, (float)sum[j], (65 + 2) * 0x1p-24 * size);
+    }
+    return kern_verdict(&w);
+}
+
+static const char *hash_case(const kern_run *run, rng *r, const void *arg)
+{
+    const hash_shape *s = arg;
+    int64_t ld = ha_round_up(s->r, run->arith->lanes);
+    float base[HA_MAX_PROJS];
+    double sum[HA_MAX_PROJS];
+    guarded x = kern_floats(s->rows * ld, s->at);
+    guarded bits = guarded_new((size_t)s->rows * 2, s->at);
+    const float *rows = (const float *)x.data;
+    fill_hash(s, r, (float *)x.data, ld, base);
+    guarded_read_only(&x);
+    run->table->above_bits((uint16_t *)bits.data, rows, ld, base, s->rows, s->r);
+    const char *why = check_bits(s, rows, ld, base, (const uint16_t *)bits.data);
+    if (!why)
+        why = check_sums(s, rows, ld, sum,
+                         run->table->column_sums(sum, rows, ld, s->rows, s->r));
+    if (!why)
+        why = guarded_check(&bits);
+    guarded_free(&x);
+    guarded_free(&bits);
+    return why;
+}
+
+void kern_hash(const kern_run *run)
+{
+    static const double odd[] = {0, NAN, INFINITY, -INFINITY};
+    for (int n = 0; n < 8 * HA_MAX_PROJS; n++) {
+        hash_shape s = {1 + 37 * n % 300, 1 + n % HA_MAX_PROJS, (placement)(n % PLACEMENTS),
+                        odd[n / HA_MAX_PROJS % COUNT(odd)]};
+        kern_try(run, hash_case, &s, "%lld rows, %d columns, %s, with %g", (long long)s.rows, s.r,
+                 kern_placement(s.at), s.odd);
     }
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of the kernels that read rows: load_q, pack_k and pack_v. All are exact, so the results are
- * compared bit by bit with the layout that lib/kernels.h describes.
+ * Tests of the kernels that read rows: load_q, pack_k, pack_v and dot_rows. All but the last are
+ * exact, so the results are compared bit by bit with the layout that lib/kernels.h describes.
  */
 #include <math.h>
 
@@ -23,7 +23,7 @@ typedef struct source {
     int64_t count, n;
 } source;
 
-enum { FINITE, ANYTHING, EVERY_PATTERN };
+enum { ORDINARY, FINITE, ANYTHING, EVERY_PATTERN };
 
 static int64_t source_row(const source *s, int64_t i)
 {
@@ -44,7 +44,7 @@ static void put_value(source *s, int64_t at, rng *r, int kind)
 {
     hyperattn_dtype dtype = s->rows.dtype;
     element_put(s->data.data, at, dtype, rng_gauss(r));
-    if (rng_below(r, 2))
+    if (kind == ORDINARY || rng_below(r, 2))
         return;
     put_bits(s, at, (uint32_t)rng_next(r));
     double value = element_get(s->data.data, at, dtype);
@@ -338,4 +338,42 @@ void kern_pack_k(const kern_run *run)
 void kern_pack_v(const kern_run *run)
 {
     sweep_dtypes(run, pack_v_case, run->arith->nr, run->arith->bc);
+}
+
+/* ---- dot products ---------------------------------------------------------------------------- */
+
+/* Two sources, which may be of different dtypes, against float64. */
+static const char *dot_rows_case(const kern_run *run, rng *r, const void *arg)
+{
+    const rows_shape *shape = arg;
+    rows_shape other = *shape;
+    other.indexed = (int)rng_below(r, 2);
+    other.dtype = rng_below(r, 3) ? shape->dtype : (hyperattn_dtype)rng_below(r, 3);
+    source a = source_new(shape, r, rng_below(r, 2) ? ORDINARY : ANYTHING);
+    source b = source_new(&other, r, ORDINARY);
+    guarded dot = kern_floats(shape->rows, shape->at);
+    run->table->dot_rows((float *)dot.data, &a.rows, &b.rows, shape->rows, shape->n);
+    kern_worst w = {0};
+    for (int64_t i = 0; i < shape->rows; i++) {
+        double sum = 0, size = 0;
+        for (int64_t c = 0; c < shape->n; c++) {
+            double term = (double)source_value(&a, i, c) * (double)source_value(&b, i, c);
+            sum += term;
+            size += isfinite(term) ? fabs(term) : 0;
+        }
+        if (size < 0x1p127) /* else f32 may overflow, or not */
+            kern_near(&w, "dot", 0, i, sum, ((const float *)dot.data)[i],
+                      0x1p-24 * (double)(shape->n + 2) * size + 0x1p-140);
+    }
+    const char *why = first_of(kern_verdict(&w), guarded_check(&dot));
+    guarded_free(&dot);
+    source_free(&a);
+    source_free(&b);
+    return why;
+}
+
+void kern_dot_rows(const kern_run *run)
+{
+    for (int dtype = 0; dtype < 3; dtype++)
+        sweep(run, dot_rows_case, (hyperattn_dtype)dtype, run->arith->lanes, 40);
 }

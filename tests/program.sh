@@ -145,6 +145,92 @@ says o4.npy "'descr': '${order}u2'"
 says o4.npy "'shape': (2, 1, 8, 3)"
 [ "$(data_of o4.npy -tx2)" = 3f80 ] || fail "bf16: an output is not 1"
 
+# ---- run --dout -----------------------------------------------------------------------------------
+
+# near FILE NUMBER...: the f32 data of FILE, in order
+near() {
+    file=$1
+    shift
+    LC_ALL=C sed '1d' "$file" | od -An -tf4 -v | awk -v wanted="$*" '
+        BEGIN { count = split(wanted, w, " ") }
+        { for (i = 1; i <= NF; i++) { n++; if (!($i - w[n] < 1e-6 && w[n] - $i < 1e-6)) bad = 1 } }
+        END { exit bad || n != count }' ||
+        fail "$file is not $*: $(LC_ALL=C sed '1d' "$file" | od -An -tf4 -v)"
+}
+
+# sum_of FILE NUMBER: of its f32 data
+sum_of() {
+    LC_ALL=C sed '1d' "$1" | od -An -tf4 -v | awk -v wanted="$2" '
+        { for (i = 1; i <= NF; i++) sum += $i }
+        END { exit !(sum - wanted < 1e-4 && wanted - sum < 1e-4) }' || fail "$1 does not sum to $2"
+}
+
+# By hand: q = (1, 0) weighs k = (0, 0) and (0, 1) alike, so that with v = 0 and 1 the output is 1/2,
+# P = (1/2, 1/2), and for dout = 1 P (v - out) is -1/4 and 1/4.
+f32_zero='\000\000\000\000'
+npy q1.npy "${order}f4" False '(1, 2)'
+repeat 1 "$f32_one$f32_zero" >>q1.npy
+npy k1.npy "${order}f4" False '(2, 2)'
+repeat 1 "$f32_zero$f32_zero$f32_zero$f32_one" >>k1.npy
+npy v1.npy "${order}f4" False '(2, 1)'
+repeat 1 "$f32_zero$f32_one" >>v1.npy
+tensor dout1.npy "${order}f4" '(1, 1)' 1 "$f32_one"
+for method in exact hyper auto; do
+    run 0 run --q q1.npy --k k1.npy --v v1.npy --scale 1 --dout dout1.npy --method $method \
+        --out o1.npy --lse l1.npy --dq dq1.npy --dk dk1.npy --dv dv1.npy
+    near o1.npy 0.5
+    near l1.npy 0.693147181
+    near dq1.npy 0 0.25
+    near dk1.npy -0.25 0 0.25 0
+    near dv1.npy 0.5 0.5
+    says dq1.npy "'shape': (1, 2)"
+    says dk1.npy "'shape': (2, 2)"
+    says dv1.npy "'shape': (2, 1)"
+done
+run 0 run --q q1.npy --k k1.npy --v v1.npy --scale 2 --dout dout1.npy --dk dk1.npy
+near dk1.npy -0.5 0 0.5 0
+
+# The same in bf16 and f16; one gradient alone, and no output.
+for type in bf16 f16; do
+    case $type in
+    bf16) code=u2 one=$bf16_one half=3f00 ;;
+    f16) code=f2 one=$f16_one half=3800 ;;
+    esac
+    npy qh.npy "$order$code" False '(1, 2)'
+    repeat 1 "$one\000\000" >>qh.npy
+    npy kh.npy "$order$code" False '(2, 2)'
+    repeat 1 "\000\000\000\000\000\000$one" >>kh.npy
+    npy vh.npy "$order$code" False '(2, 1)'
+    repeat 1 "\000\000$one" >>vh.npy
+    tensor douth.npy "$order$code" '(1, 1)' 1 "$one"
+    run 0 run --q qh.npy --k kh.npy --v vh.npy --dtype $type --dout douth.npy --dv dvh.npy
+    says dvh.npy "'descr': '$order$code'"
+    [ "$(data_of dvh.npy -tx2)" = "$half" ] || fail "$type: dv is not 1/2"
+done
+
+# Probabilities of a row sum to 1 with any method, so that dv sums to dout; equal values have no
+# gradient by queries and keys. Two query heads read each key head.
+tensor dout.npy "${order}f4" '(4, 8, 3)' 96 "$f32_one"
+for options in '--method exact' '--method exact --causal' '--method hyper --block 2 --sample 2' \
+    '--method hyper --causal --leaf 2 --block 2 --sample 2 --sampling vnorm'; do
+    # shellcheck disable=SC2086  # several words
+    run 0 run --q q.npy --k k.npy --v v.npy --dout dout.npy --dq dq.npy --dk dk.npy --dv dv.npy \
+        $options
+    says dq.npy "'shape': (4, 8, 4)"
+    says dk.npy "'shape': (2, 16, 4)"
+    says dv.npy "'shape': (2, 16, 3)"
+    sum_of dq.npy 0
+    sum_of dk.npy 0
+    sum_of dv.npy 96
+done
+tensor dout4.npy "${order}u2" '(2, 1, 8, 3)' 48 "$bf16_one"
+run 0 run --q q4.npy --k q4.npy --v v4.npy --dtype bf16 --dout dout4.npy --dv dv4.npy --dk dk4.npy
+says dv4.npy "'shape': (2, 1, 8, 3)"
+says dk4.npy "'shape': (2, 1, 8, 4)"
+[ "$(data_of dv4.npy -tx2)" = 3f80 ] || fail "bf16: an element of dv is not 1"
+
+# ---- outputs --------------------------------------------------------------------------------------
+
 # An output replaces what was there, through a symbolic link too, and a device stays a device.
 echo old >old.npy
 ln -s old.npy link.npy
@@ -219,6 +305,31 @@ run 2 compare --q q4.npy --k q4.npy --v v4.npy
 says err 'say --dtype bf16'
 no_output bad.npy
 
+# refuses_dout FILE TEXT: beside q, k and v
+refuses_dout() {
+    run 2 run --q q.npy --k k.npy --v v.npy --out bad.npy --dout "$1" --dq bad.npy.dq
+    says err "$1: $2"
+    no_output bad.npy
+}
+
+refuses_dout missing.npy 'No such file'
+refuses_dout short.npy 'truncated'
+refuses_dout double.npy "dtype '${order}f8', need"
+refuses_dout q4.npy 'holds uint16'
+refuses_dout v2.npy 'its number of dimensions is 2, but that of q.npy is 3'
+refuses_dout v.npy 'its number of heads is 2, but that of q.npy is 4'
+refuses_dout q.npy 'its last dimension is 4, but that of v.npy is 3'
+tensor dout7.npy "${order}f4" '(4, 7, 3)' 84 "$f32_one"
+refuses_dout dout7.npy 'its number of rows is 7, but that of q.npy is 8'
+tensor doutf16.npy "${order}f2" '(4, 8, 3)' 96 "$f16_one"
+refuses_dout doutf16.npy 'its dtype is'
+tensor dout1b.npy "${order}u2" '(1, 1, 8, 3)' 24 "$bf16_one"
+run 2 run --q q4.npy --k q4.npy --v v4.npy --dtype bf16 --dout dout1b.npy --dq bad.npy
+says err 'dout1b.npy: its batch size is 1, but that of q4.npy is 2'
+run 2 run --q q.npy --k k.npy --v v.npy --dtype f32 --dout doutf16.npy --dq bad.npy
+says err 'holds float16, but --dtype is f32'
+no_output bad.npy
+
 # ---- bad arguments --------------------------------------------------------------------------------
 
 refuses_option() {
@@ -234,6 +345,12 @@ refuses_option run --q q.npy --k k.npy --v v.npy
 refuses_option run --k k.npy --v v.npy --out bad.npy
 refuses_option run --q q.npy --k k.npy --v v.npy --out bad.npy --lse bad.npy
 refuses_option run --q q.npy --k k.npy --v v.npy --out bad.npy extra
+refuses_option run --q q.npy --k k.npy --v v.npy --out bad.npy --dq bad.npy.dq
+says err 'need --dout'
+refuses_option run --q q.npy --k k.npy --v v.npy --out bad.npy --dout dout.npy
+says err '--dout needs'
+refuses_option run --q q.npy --k k.npy --v v.npy --dout dout.npy --dk bad.npy --dv bad.npy
+says err '--dv and --dk name the same file'
 for option in --method=best --block=0 --block=256x --block= --block=99999999999 --projections=17 \
     --sample=-1 --leaf=0 --scale=nan --scale=x --kappa-cap=-1 --seed=-1 \
     --seed=18446744073709551616 --threads=-1 --dtype=f64 --heavy=all --sampling=2 --nothing; do
@@ -249,6 +366,7 @@ done
 refuses_option compare --heads 4 --kv-heads 3
 refuses_option compare --repeat 0
 refuses_option sweep --methods exact,best
+refuses_option sweep --methods exact,baseline --backward
 refuses_option sweep --dim 0
 
 # Generated input beyond the memory is refused before anything is allocated.
@@ -260,10 +378,14 @@ says err 'address space'
 # Outputs that cannot be written are noticed, before the work.
 run 1 run --q q.npy --k k.npy --v v.npy --out nowhere/bad.npy
 says err 'nowhere/bad.npy'
+run 1 run --q q.npy --k k.npy --v v.npy --out bad.npy --dout dout.npy --dv nowhere/bad.npy
+no_output bad.npy
 run 2 sweep --csv .
 if [ -c /dev/full ]; then
     run 1 run --q q.npy --k k.npy --v v.npy --out /dev/full
     says err '/dev/full'
+    run 1 run --q q.npy --k k.npy --v v.npy --out bad.npy --dout dout.npy --dk /dev/full
+    no_output bad.npy
     run 1 compare --n 16 --heads 1 --dim 4 --csv /dev/full
 fi
 
@@ -318,12 +440,35 @@ within e.csv rel_error 0 0.01
 run 0 compare --q q4.npy --k q4.npy --v v4.npy --dtype f32 --json - --csv e.csv
 says out '"results"'
 
+# Gradients: exact where all keys are in one block, and rounded in bf16; others differ.
+run 0 compare --backward --n 32,64 --heads 2 --kv-heads 1 --dim 16 --block 64 --sample 0 \
+    --sinks 0 --csv e.csv --json e.json
+says out 'Backward:'
+says e.json '"backward": true'
+for gradient in dq dk dv; do
+    within e.csv ${gradient}_rel_error 0 1e-5
+    says e.json "\"${gradient}_rel_error\""
+done
+within e.csv hyper_backward_seconds 1e-9 100
+within e.csv both_speedup 1e-9 1e9
+run 0 compare --backward --causal --n 100 --heads 2 --dim 7 --dtype bf16 --csv e.csv --repeat 1
+for gradient in dq dk dv; do
+    within e.csv exact_${gradient}_rel_error 0.00001 0.05
+done
+run 0 compare --backward --q q2.npy --k q2.npy --v v2.npy --n 2:8 --dtype f32 --csv e.csv
+within e.csv dv_rel_error 0 1e-5
+run 0 compare --backward --q q.npy --k k.npy --v v.npy --causal --csv e.csv
+within e.csv dv_rel_error 0 1e-5
+
 # The same seed gives the same input and the same result, whatever the threads.
 for threads in 1 3; do
     run 0 compare --gen llm --n 300 --heads 2 --dim 16 --block 16 --sample 16 --causal --leaf 32 \
-        --threads $threads --csv t$threads.csv --repeat 1
+        --threads $threads --csv t$threads.csv --repeat 1 --backward
 done
-[ "$(column t1.csv rel_error)" = "$(column t3.csv rel_error)" ] || fail "threads change the result"
+for figure in rel_error dq_rel_error dk_rel_error dv_rel_error; do
+    within t1.csv $figure 0.01 5
+    [ "$(column t1.csv $figure)" = "$(column t3.csv $figure)" ] || fail "threads change $figure"
+done
 
 # ---- sweep ----------------------------------------------------------------------------------------
 
@@ -336,9 +481,43 @@ says s.json '"peak": "'
 run 0 sweep --n 64 --heads 2 --dim 16 --no-causal --csv - --methods hyper
 [ "$(wc -l <out)" -eq 2 ] || fail "sweep --no-causal --csv -: not one row"
 
+# Backward: both is the sum of forward and backward, and what is compared.
+run 0 sweep --backward --n 64:256 --heads 2 --dim 16 --leaf 32 --block 16 --sample 16 --peak \
+    --csv s.csv --json s.json
+[ "$(wc -l <s.csv)" -eq 7 ] || fail "sweep --backward: not six rows"
+[ ! -s err ] || { fail "sweep --backward is not quiet when piped:"; cat err; }
+says out 'forward and backward'
+says s.json '"backward": true'
+says s.json '"exact_backward_seconds"'
+within s.csv exact_backward_peak_share 0.00001 2
+within s.csv exact_backward_gflops 0.00001 1e6
+within s.csv hyper_backward_workspace_ratio 0.01 1e6
+within s.csv exact_backward_workspace_ratio 0.01 1e6
+awk -F, 'function near(a, b) { return a > 0 && a / b > 0.99999 && a / b < 1.00001 }
+    NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i }
+    NR > 1 {
+        exact = $at["exact_seconds"] + $at["exact_backward_seconds"]
+        hyper = $at["hyper_seconds"] + $at["hyper_backward_seconds"]
+        if (!near($at["exact_both_seconds"], exact) || !near($at["hyper_both_seconds"], hyper) ||
+            !near($at["both_speedup"], exact / hyper))
+            bad = 1
+        flops = 10 * 2 * $at["n"] * $at["n"] * 16 / ($at["causal"] ? 2 : 1)
+        if (!near($at["exact_backward_gflops"], 1e-9 * flops / $at["exact_backward_seconds"]))
+            bad = 1
+    }
+    END { exit bad || NR == 0 }' s.csv || fail "sweep --backward: the figures disagree: $(cat s.csv)"
+run 0 sweep --backward --methods hyper --n 64 --heads 2 --kv-heads 1 --dim 7 --dtype bf16 \
+    --csv s.csv
+[ -z "$(column s.csv exact_backward_seconds | tr -d '\n')" ] || fail "sweep: exact was not wanted"
+within s.csv hyper_both_seconds 1e-9 100
+run 0 sweep --n 64 --heads 2 --dim 16 --csv s.csv
+[ -z "$(column s.csv hyper_backward_seconds | tr -d '\n')" ] || fail "sweep: forward only"
+
 # Exact attention beyond its budget is left out, and what was scaled says so.
 run 0 sweep --n 512 --heads 2 --dim 16 --causal --exact-budget 0 --csv s.csv --repeat 1
 [ -z "$(column s.csv exact_seconds)" ] || fail "sweep: exact attention without budget"
+run 0 sweep --n 512 --heads 2 --dim 16 --causal --exact-budget 0 --csv s.csv --repeat 1 --backward
+[ -z "$(column s.csv exact_both_seconds)" ] || fail "sweep: exact backward without budget"
 run 0 sweep --n 64 --heads 2 --dim 16 --exact-max-n 32 --csv s.csv
 [ -z "$(column s.csv exact_seconds | tr -d '\n')" ] || fail "sweep: exact attention above its n"
 
@@ -348,6 +527,10 @@ if [ -z "${EMULATOR-}" ]; then
         --csv s.csv --repeat 1
     says out '* one head timed, multiplied by 2048'
     [ "$(column s.csv scaled)" = 1 ] || fail "sweep: a multiplied time is not marked"
+    run 0 sweep --n 512 --heads 2048 --dim 8 --no-causal --methods exact --exact-budget 0.15 \
+        --csv s.csv --repeat 1 --backward
+    [ "$(column s.csv scaled)" = 1 ] || fail "sweep: a multiplied time of backward is not marked"
+    within s.csv exact_both_seconds 0.01 1e6
     mkdir none
     saved_path=$PATH
     # shellcheck disable=SC2123  # the search path, on purpose
@@ -361,6 +544,9 @@ fi
 if command -v gnuplot >/dev/null && [ -z "${EMULATOR-}" ]; then
     run 0 sweep --n 64:256 --heads 1 --dim 16 --plot s.svg --repeat 1
     says s.svg '</svg>'
+    says s.svg 'HyperAttention, causal'
+    run 0 sweep --n 64:256 --heads 1 --dim 16 --plot s.svg --repeat 1 --backward
+    says s.svg 'forward and backward'
     says s.svg 'HyperAttention, causal'
     mkdir bin
     # shellcheck disable=SC2016  # for the other shell

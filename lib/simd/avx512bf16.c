@@ -23,6 +23,19 @@ static inline __attribute__((always_inline)) void vstore_weights(uint16_t *p, co
                             (__m256i)_mm512_cvtneps_pbh(x[n - 1]));
 }
 
+/* Two rows of n vectors to bf16 units: lane i of a vector becomes the pair (even[i], odd[i]). */
+static inline __attribute__((always_inline)) void vstore_pairs(float *p, const vf *even,
+                                                               const vf *odd, int n)
+{
+    static const uint16_t zip[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    for (int i = 0; i < n; i++) {
+        __m512i rows = (__m512i)_mm512_cvtne2ps_pbh(odd[i], even[i]);
+        _mm512_storeu_si512(p + i * VLEN,
+                            _mm512_permutexvar_epi16(_mm512_loadu_si512(zip), rows));
+    }
+}
+
 /* Lanes of even and odd interleaved: lane i becomes the pair (even[i], odd[i]). */
 static inline vf vpair_u16(const uint16_t *even, const uint16_t *odd)
 {
@@ -36,6 +49,7 @@ static inline vf vpair_u16(const uint16_t *even, const uint16_t *odd)
 static const ha_arith bf16_arith = {
     .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = 2, .run = 1,
     .load_q = load_q_bf16, .pack_k = pack_k_bf16, .pack_v = pack_v_bf16, .attend = attend_bf16,
+    .gr = GR, .gc = GC, .grad_scratch = grad_scratch_bf16, .backward = backward_bf16,
 };
 
 const ha_kernels ha_kernels_avx512bf16 = {
@@ -43,6 +57,8 @@ const ha_kernels ha_kernels_avx512bf16 = {
     .f32 = F32_ARITH,
     .bf16 = &bf16_arith,
     .project = project,
+    .column_sums = column_sums,
+    .above_bits = above_bits,
     .store_rows = store_rows,
     .dot_rows = dot_rows,
     .f32_peak = f32_peak,

@@ -7,6 +7,7 @@
 
 #include "body_rows.h"
 #include "body_math.h"
+#include "body_hash.h"
 
 static inline __attribute__((always_inline)) void store_weights_f32(float *row, const vf *p, int n)
 {
@@ -36,12 +37,12 @@ static inline __attribute__((always_inline)) void store_weights_f32(float *row, 
 #undef STORE_GRAD
 
 /* Another arithmetic's block may have other sizes. */
-enum { F32_MR = MR, F32_BR = BR, F32_GR = GR, F32_SCRATCH = 2 * GR * (GC + 16) };
+enum { F32_MR = MR, F32_BR = BR, F32_GR = GR };
 
 #define F32_ARITH                                                                        \
     {                                                                                    \
         .mr = F32_MR, .nr = NR, .lanes = VLEN, .br = F32_BR, .bc = BC, .pair = 1,        \
         .run = 1, .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v,                  \
-        .attend = attend_f32, .gr = F32_GR, .gc = GC, .grad_scratch = F32_SCRATCH,       \
+        .attend = attend_f32, .gr = F32_GR, .gc = GC, .grad_scratch = grad_scratch_f32,  \
         .backward = backward_f32,                                                        \
     }

@@ -24,6 +24,9 @@
 #define GROUP (2 * MR)
 #endif
 
+/* X and Y, and in bf16 P and dS as transposed operands, which are half as large. */
+enum { FN(grad_scratch) = (PAIR == 1 ? 2 : 3) * GR * LDX };
+
 typedef struct FN(grad) {
     const ha_grad_tile *t;
     float *x, *y;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * bf16 arithmetic on 32-bit units of two values, for levels with a bf16 dot product. Besides the
- * vocabulary of a vec_*.h it needs vdot_bf16, vstore_weights and vpair_u16.
+ * vocabulary of a vec_*.h it needs vdot_bf16, vstore_weights, vstore_pairs and vpair_u16.
  */
 
 /* Units [c, c + VLEN) of a row of n values, as raw bits; values behind n are zero and not touched.
@@ -92,12 +92,23 @@ static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows 
 #define RUN 1
 #define BLOCK(acc, nv, ...) block(acc, MR, nv, __VA_ARGS__, vdot_bf16)
 #define STORE_P(s, r, j, p, n) vstore_weights((uint16_t *)((s) + (r) * BC) + (j), p, n)
+#define BLOCK_T(acc, nv, ...) block_t(acc, MR, nv, __VA_ARGS__, vdot_bf16)
+#define STORE_GRAD(g, r, j, p, ds, n)                                                \
+    do {                                                                             \
+        vstore_pairs((g)->pt + (r) / 2 * LDX + (j), p, (p) + (n), n);                \
+        vstore_pairs((g)->dst + (r) / 2 * LDX + (j), ds, (ds) + (n), n);             \
+        vstore_weights((uint16_t *)((g)->dsr + (r) * LDX) + (j), ds, n);             \
+        vstore_weights((uint16_t *)((g)->dsr + ((r) + 1) * LDX) + (j), (ds) + (n), n); \
+    } while (0)
 #include "body_attend.h"
+#include "body_backward.h"
 #undef FN
 #undef PAIR
 #undef RUN
 #undef BLOCK
 #undef STORE_P
+#undef BLOCK_T
+#undef STORE_GRAD
 
 static double bf16_peak(int64_t iters)
 {

@@ -10,8 +10,10 @@
 /* A pair of rows shares its registers, so the block has an even number of rows. */
 #undef MR
 #undef BR
+#undef GR
 #define MR 6
 #define BR 48
+#define GR 96
 
 /* Units of a pair of rows lie in runs of two: a register holds a run of each. */
 #define PAIR 2
@@ -173,22 +175,59 @@ static inline __attribute__((always_inline)) void mmla_block(vf acc[MR][NRV], in
     swap_halves(acc, nv);
 }
 
-/* A pair of rows shares the place of the even one's scores: four weights of that, four of the odd
- * one and so on. No store comes before the loads of what it overwrites. */
-static inline __attribute__((always_inline)) void store_weights(float *s, int r, int j, const vf *p,
-                                                                int n)
+/* The same with panels of pairs [depth / RUN][lda] on the left. */
+static inline __attribute__((always_inline)) void mmla_block_t(vf acc[MR][NRV], int nv,
+                                                               const float *a, int64_t lda,
+                                                               const float *b, int64_t ldb,
+                                                               int64_t depth, int rest)
 {
-    s += (r - r % 2) * BC + j + r % 2 * RUN;
+    swap_halves(acc, nv);
+    for (; depth >= STEPS; depth -= STEPS, a += STEPS * lda, b += STEPS * ldb) {
+        UNROLL
+        for (int x = 0; x < STEPS; x += RUN)
+            mmla_step(acc, nv, a + x * lda, RUN, b + x * ldb);
+    }
+    for (; rest && depth > 0; depth -= RUN, a += RUN * lda, b += RUN * ldb)
+        mmla_step(acc, nv, a, RUN, b);
+    swap_halves(acc, nv);
+}
+
+/* A pair of rows, ld floats each, shares the place of the even one's scores: four weights of that,
+ * four of the odd one and so on. No store comes before the loads of what it overwrites. */
+static inline __attribute__((always_inline)) void store_weights(float *s, int ld, int r, int j,
+                                                                const vf *p, int n)
+{
+    s += (r - r % 2) * ld + j + r % 2 * RUN;
     for (int i = 0; i < n; i++) {
         bfloat16x4_t weights = vcvt_bf16_f32(p[i]);
         memcpy(s + i * VLEN, &weights, sizeof weights);
     }
 }
 
+/* Four rows of a vector of keys, transposed: the rows of the first key, of the second and so on. */
+static inline __attribute__((always_inline)) void store_runs_of(float *s, const vf *p)
+{
+    vf keys[VLEN] = {p[0], p[1], p[2], p[3]};
+    vtranspose(keys);
+    for (int j = 0; j < VLEN; j++) {
+        bfloat16x4_t rows = vcvt_bf16_f32(keys[j]);
+        memcpy(s + j * RUN, &rows, sizeof rows);
+    }
+}
+
 #define FN(name) name##_mmla
 #define BLOCK mmla_block
-#define STORE_P store_weights
+#define STORE_P(s, r, j, p, n) store_weights(s, BC, r, j, p, n)
+#define BLOCK_T mmla_block_t
+#define STORE_GRAD(g, r, j, p, ds, n)                                      \
+    do {                                                                   \
+        store_runs_of((g)->pt + (r) / PAIR * LDX + (j) * RUN, p);          \
+        store_runs_of((g)->dst + (r) / PAIR * LDX + (j) * RUN, ds);        \
+        for (int x = 0; x < PAIR * RUN; x++)                               \
+            store_weights((g)->dsr, LDX, (r) + x, j, (ds) + x * (n), n);   \
+    } while (0)
 #include "body_attend.h"
+#include "body_backward.h"
 
 static double mmla_peak(int64_t iters)
 {
@@ -198,6 +237,7 @@ static double mmla_peak(int64_t iters)
 static const ha_arith bf16_arith = {
     .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = PAIR, .run = RUN,
     .load_q = load_q_mmla, .pack_k = pack_k_mmla, .pack_v = pack_v_mmla, .attend = attend_mmla,
+    .gr = GR, .gc = GC, .grad_scratch = grad_scratch_mmla, .backward = backward_mmla,
 };
 
 const ha_kernels ha_kernels_neonbf16 = {
@@ -205,6 +245,8 @@ const ha_kernels ha_kernels_neonbf16 = {
     .f32 = F32_ARITH,
     .bf16 = &bf16_arith,
     .project = project,
+    .column_sums = column_sums,
+    .above_bits = above_bits,
     .store_rows = store_rows,
     .dot_rows = dot_rows,
     .f32_peak = f32_peak,
