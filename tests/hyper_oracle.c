@@ -8,14 +8,9 @@
 #include "cpu/sample.h"
 #include "cpu/unit.h"
 
-/* A term of a row's softmax, or a column with its weight. */
-typedef struct entry {
-    int64_t key; /* or nk, whose value is 0: part of the row sum alone */
-    double log;  /* natural logarithm */
-} entry;
-
+/* Columns with the logarithms of their weights. */
 typedef struct list {
-    entry *entries;
+    pattern_entry *entries;
     int64_t n;
 } list;
 
@@ -27,14 +22,12 @@ typedef struct hashed {
 
 /* One query head of one sequence. */
 typedef struct head {
-    const tensors *t;
+    head_data data;
     const hyperattn_params *params;
     const ha_layout *layout;
     hyper_counts *counts;
-    int64_t b, h, kv, nq, nk, d, dv;
     int64_t br;        /* most rows of a tile */
-    double *q, *k, *v; /* [nq][d], [nk][d], [nk][dv] */
-    list *rows;        /* [nq] */
+    pattern_row *rows; /* of the whole pattern */
     float *directions; /* [r][d] */
     hashed queries, keys;
     /* of the current rectangle */
@@ -52,16 +45,6 @@ static void *zeros(int64_t n, size_t size)
     return calloc((size_t)n + 1, size);
 }
 
-static double *load(const tensors *t, operand which, int64_t b, int64_t h)
-{
-    int64_t rows = tensors_nrows(t, which, b), dim = tensors_dim(t, which);
-    double *x = zeros((rows + 1) * dim, sizeof *x); /* the last row stays zero */
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t c = 0; c < dim; c++)
-            x[i * dim + c] = tensors_get(t, which, b, h, i, c);
-    return x;
-}
-
 static hashed hashed_new(int64_t n, int r)
 {
     return (hashed){zeros(n * r, sizeof(double)), zeros(n * r, sizeof(double)),
@@ -72,34 +55,28 @@ static head head_new(const tensors *t, const hyperattn_plan *plan, int64_t b, in
 {
     const ha_cpu_plan *cpu = plan->backend_data;
     int r = plan->params.lsh_num_projs;
-    head x = {.t = t, .params = &plan->params, .br = cpu->arith->br, .b = b, .h = h,
-              .kv = h / (t->full.nheads / t->full.nheads_kv), .nq = tensors_nrows(t, T_Q, b),
-              .nk = tensors_nrows(t, T_K, b), .d = t->full.head_dim, .dv = t->full.head_dim_v};
+    head x = {.data = head_load(t, b, h), .params = &plan->params, .br = cpu->arith->br};
+    int64_t nq = x.data.nq, nk = x.data.nk, d = x.data.d;
     x.layout = &cpu->layouts[cpu->nlayouts > 1 ? b : 0];
-    x.q = load(t, T_Q, b, h);
-    x.k = load(t, T_K, b, x.kv);
-    x.v = load(t, T_V, b, x.kv);
-    x.rows = zeros(x.nq, sizeof *x.rows);
-    x.directions = zeros(r * x.d, sizeof *x.directions);
-    ha_lsh_directions(x.directions, r, x.d, plan->params.seed,
-                      (uint32_t)(b * t->full.nheads_kv + x.kv));
-    x.queries = hashed_new(x.nq, r);
-    x.keys = hashed_new(x.nk, r);
-    x.korder = zeros(x.nk, sizeof *x.korder);
-    x.qorder = zeros(x.nq, sizeof *x.qorder);
-    x.run = zeros(x.nq, sizeof *x.run);
-    x.members = zeros(x.nq, sizeof *x.members);
-    x.mass = zeros(x.nk, sizeof *x.mass);
+    x.directions = zeros(r * d, sizeof *x.directions);
+    ha_lsh_directions(x.directions, r, d, plan->params.seed,
+                      (uint32_t)(b * t->full.nheads_kv + x.data.kv));
+    x.queries = hashed_new(nq, r);
+    x.keys = hashed_new(nk, r);
+    x.korder = zeros(nk, sizeof *x.korder);
+    x.qorder = zeros(nq, sizeof *x.qorder);
+    x.run = zeros(nq, sizeof *x.run);
+    x.members = zeros(nq, sizeof *x.members);
+    x.mass = zeros(nk, sizeof *x.mass);
     return x;
 }
 
 static void head_free(head *x)
 {
-    for (int64_t i = 0; i < x->nq; i++)
-        free(x->rows[i].entries);
-    void *all[] = {x->q, x->k, x->v, x->rows, x->directions, x->queries.proj, x->queries.slip,
-                   x->queries.bucket, x->keys.proj, x->keys.slip, x->keys.bucket, x->korder,
-                   x->qorder, x->run, x->members, x->mass, x->exact.entries, x->sampled.entries};
+    void *all[] = {x->directions, x->queries.proj, x->queries.slip, x->queries.bucket,
+                   x->keys.proj, x->keys.slip, x->keys.bucket, x->korder, x->qorder, x->run,
+                   x->members, x->mass, x->exact.entries, x->sampled.entries};
+    head_unload(&x->data);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -108,15 +85,7 @@ static void add(list *to, int64_t key, double log)
 {
     if ((to->n & (to->n - 1)) == 0) /* room for the next power of two */
         to->entries = realloc(to->entries, (size_t)(2 * to->n + 1) * sizeof *to->entries);
-    to->entries[to->n++] = (entry){key, log};
-}
-
-static double score(const head *x, int64_t i, int64_t j)
-{
-    double sum = 0;
-    for (int64_t c = 0; c < x->d; c++)
-        sum += x->q[i * x->d + c] * x->k[j * x->d + c];
-    return (double)x->t->full.softmax_scale * sum;
+    to->entries[to->n++] = (pattern_entry){key, log};
 }
 
 /* ---- hash ---------------------------------------------------------------------------------- */
@@ -130,14 +99,15 @@ static int is_sorted(const head *x)
 static void project(const head *x, hashed *to, const double *from, int64_t n)
 {
     int r = x->params->lsh_num_projs;
+    int64_t d = x->data.d;
     for (int64_t e = 0; e < n * r; e++) {
         double size = 0;
-        for (int64_t c = 0; c < x->d; c++) {
-            double term = from[e / r * x->d + c] * (double)x->directions[e % r * x->d + c];
+        for (int64_t c = 0; c < d; c++) {
+            double term = from[e / r * d + c] * (double)x->directions[e % r * d + c];
             to->proj[e] += term;
             size += fabs(term);
         }
-        to->slip[e] = 0x1p-24 * (double)(x->d + 2) * size;
+        to->slip[e] = 0x1p-24 * (double)(d + 2) * size;
     }
 }
 
@@ -242,9 +212,9 @@ static void sum_mass(head *x, const ha_rect *rect)
 {
     double sum = 0;
     for (int64_t place = 0; place < rect->nk; place++) {
-        const double *v = x->v + x->korder[place] * x->dv;
+        const double *v = x->data.v + x->korder[place] * x->data.dv;
         double norm = 0;
-        for (int64_t c = 0; c < x->dv; c++)
+        for (int64_t c = 0; c < x->data.dv; c++)
             norm += v[c] * v[c];
         x->mass[place] = sum += (double)(float)norm;
     }
@@ -255,7 +225,7 @@ static void sum_mass(head *x, const ha_rect *rect)
 /* Of the head among those of all sequences. */
 static uint32_t number(const head *x)
 {
-    return (uint32_t)(x->b * x->t->full.nheads + x->h);
+    return (uint32_t)(x->data.b * x->data.t->full.nheads + x->data.h);
 }
 
 /* Whether block id is one of the exact blocks of run t. */
@@ -266,7 +236,7 @@ static int is_listed(const head *x, const ha_rect *rect, int64_t t, int64_t id)
         return is_sorted(x) && id == t;
     int64_t r = rect->q0 / mask->query_block;
     if (mask->per_head)
-        r += x->h * ((x->t->full.seqlen_q + mask->query_block - 1) / mask->query_block);
+        r += x->data.h * (1 + (x->data.t->full.seqlen_q - 1) / mask->query_block);
     for (int64_t e = mask->row_start[r]; e < mask->row_start[r + 1]; e++)
         if (mask->key_blocks[e] == id)
             return 1;
@@ -320,8 +290,8 @@ static void list_columns(head *x, const ha_rect *rect, int64_t t, int64_t draws)
 static double sampled_sum(const head *x, int64_t i)
 {
     double sum = 0;
-    for (const entry *e = x->sampled.entries; e < x->sampled.entries + x->sampled.n; e++)
-        sum += exp(score(x, i, e->key));
+    for (int64_t e = 0; e < x->sampled.n; e++)
+        sum += exp(head_score(&x->data, i, x->sampled.entries[e].key));
     return sum;
 }
 
@@ -344,31 +314,24 @@ static double tau_of(head *x, const ha_rect *rect)
     return tau;
 }
 
-/* ---- attention ----------------------------------------------------------------------------- */
+/* ---- what rows attend to --------------------------------------------------------------------- */
 
-/* Row i of the current run. floor is tau / kappa, or -1 without a cap. */
-static void attend_row(head *x, const ha_rect *rect, int64_t i, double floor)
+static pattern_row *row_of(const head *x, int64_t i)
 {
-    double exact_sum = 0, rest = 0, cap = INFINITY;
-    for (const entry *e = x->exact.entries; e < x->exact.entries + x->exact.n; e++) {
-        double s = score(x, i, e->key);
-        exact_sum += exp(s);
-        add(&x->rows[i], e->key, s);
-    }
-    if (floor >= 0)
-        cap = log((exact_sum + floor) / fmax(1, log((double)rect->nk)));
-    for (const entry *e = x->sampled.entries; e < x->sampled.entries + x->sampled.n; e++) {
-        double s = score(x, i, e->key) + e->log;
-        x->counts->weighted += e->log != 0;
-        x->counts->capped += s > cap;
-        rest += exp(fmin(s, cap));
-        add(&x->rows[i], e->key, fmin(s, cap));
+    return &x->rows[tensors_row(x->data.t, x->data.b, x->data.h, i)];
+}
+
+/* Row i attends to the columns of the current run. */
+static void attend_run(head *x, int64_t i, double floor, double log_n)
+{
+    pattern_begin(row_of(x, i), floor, log_n);
+    for (int64_t e = 0; e < x->exact.n; e++)
+        pattern_add(row_of(x, i), x->exact.entries[e].key, 0, 0);
+    for (int64_t e = 0; e < x->sampled.n; e++) {
+        pattern_add(row_of(x, i), x->sampled.entries[e].key, x->sampled.entries[e].log, 1);
+        x->counts->weighted += x->sampled.entries[e].log != 0;
     }
     x->counts->exact += x->exact.n;
-    if (rest < floor) {
-        add(&x->rows[i], x->nk, log(floor - rest));
-        x->counts->floored++;
-    }
 }
 
 static void attend_rect(head *x, const ha_rect *rect)
@@ -378,119 +341,49 @@ static void attend_rect(head *x, const ha_rect *rect)
     if (x->counts->ambiguous)
         return;
     double floor = x->params->kappa_cap > 0 ? tau_of(x, rect) / (double)x->params->kappa_cap : -1;
+    double log_n = fmax(1, log((double)rect->nk));
     for (int64_t t = 0; t < rect->nblocks; t++) {
         list_columns(x, rect, t, x->params->sample_size);
         for (int64_t i = 0, n = list_rows(x, rect, t); i < n; i++)
-            attend_row(x, rect, x->members[i], floor);
+            attend_run(x, x->members[i], floor, log_n);
     }
 }
 
 static void attend_leaf(head *x, const ha_leaf *leaf)
 {
-    for (int64_t i = leaf->q0; i < leaf->q0 + leaf->nq; i++)
-        for (int64_t j = leaf->k0; j < x->nk && tensors_sees(x->t, x->b, i, j); j++) {
-            add(&x->rows[i], j, score(x, i, j));
+    for (int64_t i = leaf->q0; i < leaf->q0 + leaf->nq; i++) {
+        pattern_begin(row_of(x, i), -1, 1);
+        for (int64_t j = leaf->k0; j < x->data.nk && tensors_sees(x->data.t, x->data.b, i, j); j++) {
+            pattern_add(row_of(x, i), j, 0, 0);
             x->counts->leaf++;
         }
-}
-
-/* ---- softmax ------------------------------------------------------------------------------- */
-
-static double log_sum(const entry *entries, int64_t n)
-{
-    double top = -INFINITY, sum = 0;
-    for (int64_t e = 0; e < n; e++)
-        top = fmax(top, entries[e].log);
-    for (int64_t e = 0; e < n; e++)
-        sum += exp(entries[e].log - top);
-    return n ? top + log(sum) : top;
-}
-
-/* a_k of oracle.h */
-static double slack(const head *x, int64_t i, int64_t key)
-{
-    double size = 0;
-    for (int64_t c = 0; c < x->d; c++)
-        size += fabs(x->q[i * x->d + c] * x->k[key * x->d + c]);
-    return 4 * (double)x->t->full.softmax_scale * size;
-}
-
-static void finish_row(oracle *o, const head *x, int64_t i)
-{
-    int64_t at = tensors_row(x->t, x->b, x->h, i), n = x->rows[i].n;
-    const entry *entries = x->rows[i].entries;
-    double *out = o->out + at * o->dv, *slip = o->slip + at * o->dv;
-    o->lse[at] = log_sum(entries, n);
-    o->nkeys[at] = (int64_t)sqrt((double)n);
-    for (int64_t e = 0; e < n; e++) {
-        double p = exp(entries[e].log - o->lse[at]);
-        for (int64_t c = 0; c < o->dv; c++)
-            out[c] += p * x->v[entries[e].key * x->dv + c];
-    }
-    for (int64_t e = 0; e < n; e++) {
-        double p = exp(entries[e].log - o->lse[at]), a = slack(x, i, entries[e].key);
-        o->lse_slip[at] += p * a;
-        for (int64_t c = 0; c < o->dv; c++) {
-            double v = x->v[entries[e].key * x->dv + c];
-            slip[c] += p * (fabs(v) + fabs(v - out[c]) * a);
-        }
     }
 }
 
-/* x as it is after a store in the type. */
-static double stored(double x, hyperattn_dtype dtype)
+pattern hyper_pattern(const tensors *t, const hyperattn_plan *plan, hyper_counts *counts)
 {
-    uint16_t low;
-    element_put(&low, 0, dtype, x);
-    return element_get(&low, 0, dtype);
-}
-
-/* The largest error of a plain implementation that stores scores, weights and out in the type. */
-static double plain_error(const oracle *o, const head *x, int64_t i)
-{
-    hyperattn_dtype dtype = x->t->full.dtype;
-    entry *entries = x->rows[i].entries;
-    int64_t at = tensors_row(x->t, x->b, x->h, i), n = x->rows[i].n;
-    double worst = 0;
-    for (int64_t e = 0; e < n; e++)
-        entries[e].log = stored(entries[e].log, dtype);
-    double lse = log_sum(entries, n);
-    for (int64_t e = 0; e < n; e++)
-        entries[e].log = stored(exp(entries[e].log - lse), dtype); /* the weight itself now */
-    for (int64_t c = 0; c < o->dv; c++) {
-        double sum = 0;
-        for (int64_t e = 0; e < n; e++)
-            sum += entries[e].log * x->v[entries[e].key * x->dv + c];
-        worst = fmax(worst, fabs(stored(sum, dtype) - o->out[at * o->dv + c]));
-    }
-    return worst;
-}
-
-oracle hyper_oracle(const tensors *t, const hyperattn_plan *plan, hyper_counts *counts)
-{
-    oracle o = {.rows = t->rows, .dv = t->full.head_dim_v};
-    o.out = zeros(o.rows * o.dv, sizeof *o.out);
-    o.slip = zeros(o.rows * o.dv, sizeof *o.slip);
-    o.lse = zeros(o.rows, sizeof *o.lse);
-    o.lse_slip = zeros(o.rows, sizeof *o.lse_slip);
-    o.nkeys = zeros(o.rows, sizeof *o.nkeys);
+    pattern p = pattern_new(t->rows);
     *counts = (hyper_counts){0};
     for (int64_t b = 0; b < t->full.batch; b++)
         for (int64_t h = 0; h < t->full.nheads; h++) {
             head x = head_new(t, plan, b, h);
             x.counts = counts;
-            project(&x, &x.queries, x.q, x.nq);
-            project(&x, &x.keys, x.k, x.nk);
+            x.rows = p.rows;
+            project(&x, &x.queries, x.data.q, x.data.nq);
+            project(&x, &x.keys, x.data.k, x.data.nk);
             for (int64_t r = 0; r < x.layout->nrects; r++)
                 attend_rect(&x, &x.layout->rects[r]);
             for (int64_t f = 0; f < x.layout->nleaves; f++)
                 attend_leaf(&x, &x.layout->leaves[f]);
-            for (int64_t i = 0; i < x.nq; i++) {
-                finish_row(&o, &x, i);
-                if (t->full.dtype != HYPERATTN_F32)
-                    o.plain_error = fmax(o.plain_error, plain_error(&o, &x, i));
-            }
             head_free(&x);
         }
+    return p;
+}
+
+oracle hyper_oracle(const tensors *t, const hyperattn_plan *plan, hyper_counts *counts)
+{
+    pattern p = hyper_pattern(t, plan, counts);
+    oracle o = pattern_forward(t, &p, counts);
+    pattern_free(&p);
     return o;
 }

@@ -170,6 +170,18 @@ void oracle_free(oracle *o)
     *o = (oracle){0};
 }
 
+void oracle_store(const oracle *o, tensors *t)
+{
+    for (int64_t b = 0; b < t->full.batch; b++)
+        for (int64_t h = 0; h < t->full.nheads; h++)
+            for (int64_t i = 0; i < tensors_nrows(t, T_OUT, b); i++) {
+                int64_t row = tensors_row(t, b, h, i);
+                ((float *)t->lse.data)[row] = (float)o->lse[row];
+                for (int64_t c = 0; c < o->dv; c++)
+                    tensors_put(t, T_OUT, b, h, i, c, o->out[row * o->dv + c]);
+            }
+}
+
 /* ---- comparison ---------------------------------------------------------------------------- */
 
 /* How far got is from want, in units of the tolerance; more than 1 is wrong. */

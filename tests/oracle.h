@@ -21,6 +21,8 @@ typedef struct oracle {
 /* For 16-bit tensors plain_error is computed too. */
 oracle oracle_exact(const tensors *t);
 void oracle_free(oracle *o);
+/* Puts out and lse into t, rounded to its type: what backward is given. */
+void oracle_store(const oracle *o, tensors *t);
 
 /* Compares out and lse of t with the oracle. The f32 tolerance of an element is
  *     8 (1 + nkeys) eps |out|  +  eps slip,   slip = sum_k p_k (|v_k| + |v_k - out| a_k):

@@ -21,8 +21,10 @@
 #include "int64.h"
 #include "parallel.h"
 
-/* Blocks that a leaf's longer side should have at least, that threads find work. */
+/* Blocks that the longer side of all leaves together should have, so that threads find work; larger
+ * ones are packed less often. And their least size. */
 #define BLOCKS 11
+#define LEAST_ROWS 192
 
 /* About as many blocks are copied. */
 #define COPIED_BLOCKS 32
@@ -31,7 +33,7 @@
 static int64_t block_rows(const ha_cpu_plan *cpu)
 {
     int64_t most = ha_max(cpu->max.max_leaf_rows, cpu->max.max_leaf_keys), tile = cpu->arith->gr;
-    int64_t rows = ha_max(HA_TASK_ROWS, (most + BLOCKS - 1) / BLOCKS);
+    int64_t rows = ha_max(LEAST_ROWS, (most * cpu->max.nleaves + BLOCKS - 1) / BLOCKS);
     return ha_min(ha_round_up(rows, tile), HA_GRAD_ROWS / tile * tile);
 }
 
