@@ -73,7 +73,7 @@ static void take_in_order(void *arg, int64_t worker, int thread)
 {
     ordered *o = arg;
     (void)worker;
-    for (int64_t i; (i = atomic_fetch_add(&o->next, 1)) < o->n;)
+    for (int64_t i; (i = atomic_fetch_add_explicit(&o->next, 1, memory_order_relaxed)) < o->n;)
         o->body(o->arg, i, thread);
 }
 
