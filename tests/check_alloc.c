@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Memory: what happens when the context's allocator fails at any call, that nothing leaks, and that
- * forward with a caller's workspace allocates nothing at all. The program is linked with
- * -Wl,--wrap for the C library's allocation functions, which counts the library's own calls.
+ * forward and backward with a caller's workspace allocate nothing at all. The program is linked
+ * with -Wl,--wrap for the C library's allocation functions, which counts the library's own calls.
  */
 #include <string.h>
 
@@ -93,6 +93,7 @@ static void variant_begin(const variant *v, tensors *t, hyperattn_params *params
     }
     *t = tensors_new(&p, AT_END);
     tensors_fill(t, FILL_GAUSS, 4);
+    tensors_fill_dout(t, 4);
     hyperattn_params_init(params);
     params->method = v->method;
     params->heavy = v->heavy;
@@ -113,6 +114,13 @@ static hyperattn_status forward(const hyperattn_plan *plan, tensors *t, void *wo
 {
     return hyperattn_forward(plan, t->mem[T_Q].data, t->mem[T_K].data, t->mem[T_V].data,
                              t->mem[T_OUT].data, (float *)t->lse.data, workspace);
+}
+
+static hyperattn_status backward(const hyperattn_plan *plan, tensors *t, void *workspace)
+{
+    return hyperattn_backward(plan, t->mem[T_Q].data, t->mem[T_K].data, t->mem[T_V].data,
+                              t->mem[T_OUT].data, (float *)t->lse.data, t->mem[T_DOUT].data,
+                              t->mem[T_DQ].data, t->mem[T_DK].data, t->mem[T_DV].data, workspace);
 }
 
 /* ---- failing allocations ------------------------------------------------------------------- */
@@ -206,32 +214,39 @@ START_TEST(plan_create_survives_failing_allocations)
 }
 END_TEST
 
-/* Without a workspace forward allocates; where it cannot, out and lse stay as they were. */
-static void check_forward(const variant *v, int for_good)
+/* The call under test: hyperattn_forward or hyperattn_backward. */
+typedef hyperattn_status run_function(const hyperattn_plan *plan, tensors *t, void *workspace);
+
+/* Without a workspace a call allocates; where it cannot, its outputs stay as they were. */
+static void check_run(const variant *v, run_function *run, int for_good)
 {
     subject s;
     subject_begin(&s, v, 2);
     hyperattn_plan *plan;
     ck_ok(hyperattn_plan_create(&plan, s.ctx, &s.t.problem, &s.params));
+    ck_ok(forward(plan, &s.t, NULL));
     int64_t live = s.memory.live;
     hyperattn_status status = HYPERATTN_ENOMEM;
     int failures = 0;
     for (int64_t n = 1; status != HYPERATTN_OK; n++) {
-        tensors_reset(&s.t);
+        if (run == forward)
+            tensors_reset(&s.t);
+        tensors_reset_gradients(&s.t);
         saved untouched = tensors_save(&s.t);
         fail_at(&s.memory, n, for_good);
-        status = forward(plan, &s.t, NULL);
+        status = run(plan, &s.t, NULL);
         fail_at(&s.memory, 0, 0);
         if (status != HYPERATTN_OK) {
             ck_assert_int_eq(status, HYPERATTN_ENOMEM);
             ck_good(tensors_same_bits(&s.t, &untouched, 300));
+            ck_good(tensors_same_gradients(&s.t, &untouched, 300, 300));
             failures++;
         }
         ck_assert_int_eq(s.memory.live, live);
-        ck_ok(forward(plan, &s.t, NULL));
+        ck_ok(run(plan, &s.t, NULL));
         saved_free(&untouched);
     }
-    ck_assert_msg(failures > 0 || hyperattn_plan_workspace(plan, 0) == 0,
+    ck_assert_msg(failures > 0 || hyperattn_plan_workspace(plan, run == backward) == 0,
                   "%s: the workspace was not taken from the context", v->name);
     hyperattn_plan_destroy(plan);
     subject_end(&s);
@@ -240,23 +255,31 @@ static void check_forward(const variant *v, int for_good)
 START_TEST(forward_survives_failing_allocations)
 {
     for (int v = 0; v < COUNT(variants); v++)
-        check_forward(&variants[v], _i);
+        check_run(&variants[v], forward, _i);
+}
+END_TEST
+
+START_TEST(backward_survives_failing_allocations)
+{
+    for (int v = 0; v < COUNT(variants); v++)
+        check_run(&variants[v], backward, _i);
 }
 END_TEST
 
 /* ---- no allocation at all ------------------------------------------------------------------ */
 
-static void check_silence(const variant *v, int nthreads)
+static void check_silence(const variant *v, run_function *run, int nthreads)
 {
     subject s;
     subject_begin(&s, v, nthreads);
     hyperattn_plan *plan;
     ck_ok(hyperattn_plan_create(&plan, s.ctx, &s.t.problem, &s.params));
-    guarded workspace = guarded_workspace(hyperattn_plan_workspace(plan, 0));
-    ck_ok(forward(plan, &s.t, workspace.data)); /* OpenMP may start its threads here */
+    guarded workspace = guarded_workspace(hyperattn_plan_workspace(plan, run == backward));
+    ck_ok(forward(plan, &s.t, NULL));
+    ck_ok(run(plan, &s.t, workspace.data)); /* OpenMP may start its threads here */
     int64_t own = s.memory.calls, libc = libc_calls;
     for (int repeat = 0; repeat < 3; repeat++)
-        ck_ok(forward(plan, &s.t, workspace.data));
+        ck_ok(run(plan, &s.t, workspace.data));
     int64_t libc_after = libc_calls; /* Check's own calls count too */
     ck_assert_msg(s.memory.calls == own, "%s, %d threads: the context's allocator was called",
                   v->name, nthreads);
@@ -267,15 +290,17 @@ static void check_silence(const variant *v, int nthreads)
     subject_end(&s);
 }
 
-START_TEST(forward_with_a_workspace_allocates_nothing)
+START_TEST(with_a_workspace_nothing_is_allocated)
 {
     int64_t before = libc_calls;
     void *volatile block = malloc(1); /* the counter itself works */
     free(block);
     ck_assert_int_gt(libc_calls, before);
     for (int v = 0; v < COUNT(variants); v++)
-        for (int nthreads = 1; nthreads <= 2; nthreads++)
-            check_silence(&variants[v], nthreads);
+        for (int nthreads = 1; nthreads <= 2; nthreads++) {
+            check_silence(&variants[v], forward, nthreads);
+            check_silence(&variants[v], backward, nthreads);
+        }
 }
 END_TEST
 
@@ -289,17 +314,21 @@ START_TEST(workspace_is_linear_in_the_length)
             subject_end(&s);
             continue;
         }
-        size_t bytes[2];
+        size_t bytes[2], backward_bytes[2];
         for (int twice = 0; twice < 2; twice++) {
             hyperattn_problem p = problem_of(2, 200000 << twice, 64);
             p.causal = variants[v].causal;
             hyperattn_plan *plan;
             ck_ok(hyperattn_plan_create(&plan, s.ctx, &p, &s.params));
             bytes[twice] = hyperattn_plan_workspace(plan, 0);
+            backward_bytes[twice] = hyperattn_plan_workspace(plan, 1);
             hyperattn_plan_destroy(plan);
         }
         ck_assert_msg((double)bytes[1] <= 2.2 * (double)bytes[0], "%s: %zu, then %zu bytes",
                       variants[v].name, bytes[0], bytes[1]);
+        ck_assert_msg((double)backward_bytes[1] <= 2.2 * (double)backward_bytes[0],
+                      "%s, backward: %zu, then %zu bytes", variants[v].name, backward_bytes[0],
+                      backward_bytes[1]);
         subject_end(&s);
     }
 }
@@ -312,7 +341,8 @@ int main(void)
     tcase_add_loop_test(topic, ctx_create_survives_failing_allocations, 0, 2);
     tcase_add_loop_test(topic, plan_create_survives_failing_allocations, 0, 2);
     tcase_add_loop_test(topic, forward_survives_failing_allocations, 0, 2);
-    tcase_add_test(topic, forward_with_a_workspace_allocates_nothing);
+    tcase_add_loop_test(topic, backward_survives_failing_allocations, 0, 2);
+    tcase_add_test(topic, with_a_workspace_nothing_is_allocated);
     tcase_add_test(topic, workspace_is_linear_in_the_length);
     return topic_end();
 }

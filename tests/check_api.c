@@ -215,22 +215,6 @@ START_TEST(a_named_method_is_kept)
 }
 END_TEST
 
-START_TEST(there_is_no_backward_workspace_yet)
-{
-    hyperattn_problem problem;
-    hyperattn_problem_init(&problem);
-    problem.seqlen_q = 16;
-    problem.head_dim = 16;
-    hyperattn_ctx *ctx = default_ctx();
-    hyperattn_plan *plan;
-    ck_ok(hyperattn_plan_create(&plan, ctx, &problem, NULL));
-    ck_assert_uint_eq(hyperattn_plan_workspace(plan, 1), 0);
-    ck_assert_ptr_nonnull(strstr(hyperattn_last_error(), "backward"));
-    hyperattn_plan_destroy(plan);
-    hyperattn_ctx_destroy(ctx);
-}
-END_TEST
-
 /* Arrays that a plan was made from may be freed or changed: it holds copies. */
 START_TEST(a_plan_copies_what_it_was_given)
 {
@@ -284,7 +268,6 @@ int main(void)
     tcase_add_test(topic, backend_from_the_environment);
     tcase_add_test(topic, auto_is_exact_for_short_and_hyper_for_long);
     tcase_add_test(topic, a_named_method_is_kept);
-    tcase_add_test(topic, there_is_no_backward_workspace_yet);
     tcase_add_test(topic, a_plan_copies_what_it_was_given);
     return topic_end();
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Forward on tiny shapes of any kind: exact attention against the oracle where the numbers are
- * tame, and no crash, no stray write and no misplaced NaN whatever they are.
+ * Forward and backward on tiny shapes of any kind: exact attention against the oracles where the
+ * numbers are tame, and no crash, no stray write and no misplaced NaN whatever they are.
  *
  * The last bytes of an input are the parameters, the rest the numbers, so that a fuzzer can change
  * the one without moving the other. Built with -DHA_FUZZ -fsanitize=fuzzer it is a libFuzzer
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "oracle.h"
+#include "grad_oracle.h"
 
 /* Bytes taken from the end of the input; zeros where there are none left. */
 typedef struct tail {
@@ -97,7 +97,10 @@ static void take_params(scenario *s, tail *from)
 static void fill_inputs(tensors *t, const scenario *s, const tail *numbers)
 {
     size_t used = 0;
-    for (int which = T_Q; which <= T_V; which++) {
+    tensors_fill_dout(t, 0); /* room for the gradients; the numbers are replaced */
+    for (int which = T_Q; which <= T_DOUT; which++) {
+        if (which > T_V && which < T_DOUT)
+            continue;
         for (size_t byte = 0; !s->tame && byte < t->mem[which].size; byte++)
             t->mem[which].data[byte] = numbers->size ? numbers->data[used++ % numbers->size] : 0;
         for (int64_t at = 0; s->tame && at < t->elements[which]; at++) {
@@ -133,18 +136,41 @@ static const char *check_rows(const tensors *t)
     return NULL;
 }
 
+static const char *check_out(const tensors *t)
+{
+    oracle o = oracle_exact(t);
+    const char *why = oracle_compare(&o, t, 1);
+    oracle_free(&o);
+    return why;
+}
+
+static const char *check_gradients(const tensors *t)
+{
+    pattern p = pattern_exact(t);
+    grad_oracle g = grad_oracle_of(t, &p, NULL);
+    grad_rule rule = t->full.dtype == HYPERATTN_BF16 ? GRAD_PLAIN : GRAD_F32;
+    if (rule == GRAD_PLAIN)
+        grad_oracle_plain(&g, t, &p);
+    const char *why = grad_compare(&g, t, rule, 1);
+    grad_oracle_free(&g);
+    pattern_free(&p);
+    return why;
+}
+
 static const char *run(const scenario *s, const tail *numbers)
 {
+    int compares = s->tame && s->params.method == HYPERATTN_EXACT;
     tensors t = tensors_new(&s->problem, s->at);
     fill_inputs(&t, s, numbers);
     const char *why = tensors_run(&t, &s->params, s->level, s->nthreads);
     if (!why && (s->params.method == HYPERATTN_EXACT || s->params.sample_size > 0))
         why = check_rows(&t);
-    if (!why && s->tame && s->params.method == HYPERATTN_EXACT) {
-        oracle o = oracle_exact(&t);
-        why = oracle_compare(&o, &t, 1);
-        oracle_free(&o);
-    }
+    if (!why && compares)
+        why = check_out(&t);
+    if (!why)
+        why = tensors_run_backward(&t, &s->params, s->level, s->nthreads);
+    if (!why && compares)
+        why = check_gradients(&t);
     tensors_free(&t);
     return why;
 }

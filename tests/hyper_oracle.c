@@ -351,9 +351,10 @@ static void attend_rect(head *x, const ha_rect *rect)
 
 static void attend_leaf(head *x, const ha_leaf *leaf)
 {
+    const tensors *t = x->data.t;
     for (int64_t i = leaf->q0; i < leaf->q0 + leaf->nq; i++) {
         pattern_begin(row_of(x, i), -1, 1);
-        for (int64_t j = leaf->k0; j < x->data.nk && tensors_sees(x->data.t, x->data.b, i, j); j++) {
+        for (int64_t j = leaf->k0; j < x->data.nk && tensors_sees(t, x->data.b, i, j); j++) {
             pattern_add(row_of(x, i), j, 0, 0);
             x->counts->leaf++;
         }

@@ -35,20 +35,22 @@ static void start(const grad_shape *s, rng *r)
     grad_fill(&problem, r);
 }
 
-static void start_sums(float *sums, int n, rng *r, int zero)
+static void start_sums(float (*sums)[GRAD_DIM], int n, int columns, rng *r, int zero)
 {
     for (int i = 0; i < n; i++)
-        sums[i] = zero ? 0 : (float)rng_gauss(r);
+        for (int c = 0; c < columns; c++)
+            sums[i][c] = zero ? 0 : (float)rng_gauss(r);
 }
 
 /* Sums start at zero, where a wrong bit shows best, or anywhere. */
 static const char *run_and_check(const kern_run *run, rng *r)
 {
-    int zero = rng_below(r, 3) > 0;
-    start_sums(before.dq[0], GRAD_ROWS * GRAD_DIM, r, zero);
-    start_sums(before.dk[0], GRAD_KEYS * GRAD_DIM, r, zero);
-    start_sums(before.dv[0], GRAD_KEYS * GRAD_DIM, r, zero);
-    start_sums(before.capped, GRAD_ROWS, r, zero);
+    int zero = rng_below(r, 3) > 0, rows = grad_rows(&problem), keys = grad_keys(&problem);
+    start_sums(before.dq, rows, problem.head_dim, r, zero);
+    start_sums(before.dk, keys, problem.head_dim, r, zero);
+    start_sums(before.dv, keys, problem.dv, r, zero);
+    for (int i = 0; i < rows; i++)
+        before.capped[i] = zero ? 0 : (float)rng_gauss(r);
     state = before;
     const char *why = grad_run(run, &problem, &state);
     return why ? why : grad_check(run, &problem, &before, &state);

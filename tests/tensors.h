@@ -72,15 +72,15 @@ float tensors_lse(const tensors *t, int64_t b, int64_t h, int64_t i);
 int tensors_sees(const tensors *t, int64_t b, int64_t i, int64_t j);
 
 /* Resets the outputs and computes them with a plan of ctx, a workspace of exactly the size that
- * the plan names, full of NaNs, and inputs that fault on a write. Says what the library refused, any
- * byte written outside out's rows, lse and the workspace, and any element of out not written. */
+ * the plan names, full of NaNs, and inputs that fault on a write. Says what the library refused,
+ * any byte written outside out's rows, lse and the workspace, any element of out not written. */
 const char *tensors_forward(tensors *t, hyperattn_ctx *ctx, const hyperattn_params *params);
 
 /* The same with a context for this call alone: under a ceiling (as in ctx_at), with nthreads. */
 const char *tensors_run(tensors *t, const hyperattn_params *params, const char *level,
                         int nthreads);
 
-/* The same for hyperattn_backward: dq, dk and dv from q, k, v, dout, and out and lse as they are. */
+/* The same for hyperattn_backward: dq, dk and dv from q, k, v, dout, out and lse as they are. */
 const char *tensors_backward(tensors *t, hyperattn_ctx *ctx, const hyperattn_params *params);
 const char *tensors_run_backward(tensors *t, const hyperattn_params *params, const char *level,
                                  int nthreads);

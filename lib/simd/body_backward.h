@@ -52,13 +52,16 @@ static inline int FN(grad_group_keys)(const ha_grad_tile *t, int r)
 
 /* ---- 1: X and Y ------------------------------------------------------------------------------ */
 
-/* out_ij = base_i - (scale * a_i.b_j + w_j), a being a query tile and b key panels. */
+/* out_ij = base_i - (scale * a_i.b_j + w_j), a being a query tile and b key panels. Each block asks
+ * the caches for its share of what lies ahead, the query tile of the product after this one. */
 typedef struct FN(grad_product) {
     float *out;
     const float *a, *b;
     int dim;
     const float *base, *w;
     float scale;
+    const float *ahead;
+    int64_t share;
 } FN(grad_product);
 
 static inline __attribute__((always_inline)) void FN(grad_product_block)(
@@ -97,32 +100,42 @@ static __attribute__((noinline)) void FN(grad_product_some)(const ha_grad_tile *
 
 /* The panel from key c on, which all rows see. */
 static inline __attribute__((always_inline)) void FN(grad_product_all)(const ha_grad_tile *t,
-                                                                       const FN(grad_product) *p,
-                                                                       int c, int rest)
+                                                                       FN(grad_product) *p, int c,
+                                                                       int rest)
 {
     int64_t depth = ha_round_up(p->dim, PAIR * RUN) / PAIR, lda = ha_round_up(depth, VLEN);
     const float *a = p->a, *b = p->b + c * depth, *base = p->base, *w = p->w + c;
     const float scale = p->scale;
     float *out = p->out + c;
-    for (int rows = t->rows; rows > 0; rows -= MR, a += MR * lda, out += MR * LDX, base += MR)
+    const float *ahead = p->ahead;
+    const int64_t share = p->share;
+    for (int rows = t->rows; rows > 0; rows -= MR, a += MR * lda, out += MR * LDX, base += MR) {
+        ahead = prefetch(ahead, share);
         FN(grad_product_block)(out, a, lda, b, depth, rest, base, w, scale, NRV);
+    }
+    p->ahead = ahead;
 }
 
 /* Apart, as the register block needs all registers. */
 static __attribute__((noinline)) void FN(grad_product_even)(const ha_grad_tile *t,
-                                                            const FN(grad_product) *p, int c)
+                                                            FN(grad_product) *p, int c)
 {
     FN(grad_product_all)(t, p, c, 0);
 }
 
 static __attribute__((noinline)) void FN(grad_product_odd)(const ha_grad_tile *t,
-                                                           const FN(grad_product) *p, int c)
+                                                           FN(grad_product) *p, int c)
 {
     FN(grad_product_all)(t, p, c, 1);
 }
 
-static void FN(grad_products)(const ha_grad_tile *t, const FN(grad_product) *p)
+/* next: a query tile of next_dim columns. */
+static void FN(grad_products)(const ha_grad_tile *t, FN(grad_product) *p, const float *next,
+                              int next_dim)
 {
+    int blocks = (t->rows + MR - 1) / MR * ((t->keys + NR - 1) / NR);
+    p->ahead = next;
+    p->share = prefetch_share((int64_t)t->rows * next_dim / PAIR, blocks);
     int seen = FN(grad_keys)(t, 0); /* limits do not decrease: the first row sees least */
     for (int c = 0; c < t->keys; c += NR)
         if (c + NR > seen)
@@ -314,9 +327,13 @@ static void FN(backward)(const ha_grad_tile *t)
     g.dst = PAIR == 1 ? g.y : g.pt + GR / PAIR * LDX;
     for (int i = 0; i < ha_round_up(t->rows, MR); i++)
         minus_delta[i] = -t->delta[i];
-    FN(grad_products)(t, &(FN(grad_product)){g.x, t->q, t->k, t->head_dim, t->lse, t->logw,
-                                             t->scale});
-    FN(grad_products)(t, &(FN(grad_product)){g.y, t->dout, t->v, t->dv, minus_delta, zeros, -1});
+    FN(grad_product) scores = {.out = g.x, .a = t->q, .b = t->k, .dim = t->head_dim,
+                               .base = t->lse, .w = t->logw, .scale = t->scale};
+    FN(grad_product) slopes = {.out = g.y, .a = t->dout, .b = t->v, .dim = t->dv,
+                               .base = minus_delta, .w = zeros, .scale = -1};
+    FN(grad_products)(t, &scores, t->dout, t->dv);
+    int64_t ldq = ha_round_up(ha_round_up(t->head_dim, PAIR * RUN) / PAIR, VLEN);
+    FN(grad_products)(t, &slopes, (const float *)t->q + t->rows * ldq, t->head_dim);
     FN(grad_all_weights)(&g);
     FN(grad_key_sums)(t, t->dvalue, t->lddv, g.pt, t->dout_sum, t->dv);
     FN(grad_key_sums)(t, t->dk, t->lddk, g.dst, t->q_sum, t->head_dim);
