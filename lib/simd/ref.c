@@ -87,17 +87,22 @@ static int row_keys(const ha_tile *t, int i)
     return keys < 0 ? 0 : keys < t->keys ? keys : t->keys;
 }
 
+/* The products of a row with the NR rows of a panel, all of n columns. */
+static void panel_dots(float sum[NR], const float *row, const float *panel, int64_t n)
+{
+    memset(sum, 0, NR * sizeof *sum);
+    for (int64_t x = 0; x < n; x++)
+        for (int j = 0; j < NR; j++)
+            sum[j] += row[x] * panel[x * NR + j];
+}
+
 /* Scores of row i in the log2 domain; returns the largest. */
 static float scores(const ha_tile *t, int i, float *s, int keys)
 {
     const float *q = (const float *)t->q + (int64_t)i * t->head_dim;
-    float top = -INFINITY;
+    float top = -INFINITY, sum[NR];
     for (int c = 0; c < keys; c += NR) {
-        const float *k = (const float *)t->k + (int64_t)c * t->head_dim;
-        float sum[NR] = {0};
-        for (int x = 0; x < t->head_dim; x++)
-            for (int j = 0; j < NR; j++)
-                sum[j] += q[x] * k[x * NR + j];
+        panel_dots(sum, q, (const float *)t->k + (int64_t)c * t->head_dim, t->head_dim);
         for (int j = 0; j < NR && c + j < keys; j++) {
             float score = sum[j] * t->scale + t->logw[c + j];
             s[c + j] = t->cap && score > t->cap[i] ? t->cap[i] : score;
@@ -160,33 +165,32 @@ static void add_packed(float *dst, float weight, const void *pack, int64_t depth
     }
 }
 
-/* Row i of a query tile times row j of key panels, both of n columns. */
-static float tile_dot(const float *rows, int i, const float *panels, int j, int64_t n)
+/* Row i and key j, whose score is s and whose dout_i.v_j is dp. */
+static void backward_entry(const ha_grad_tile *t, int i, int j, float s, float dp)
 {
-    float sum = 0;
-    for (int64_t x = 0; x < n; x++)
-        sum += rows[i * n + x] * panels[j / NR * NR * n + x * NR + j % NR];
-    return sum;
+    int capped = t->cap && s >= t->cap[i];
+    float p = exp2_value((capped ? t->cap[i] : s) - t->lse[i]), slope = dp - t->delta[i];
+    add_packed(t->dvalue + j * t->lddv, p, t->dout_sum, t->rpanel, t->rfirst + i, t->dv);
+    if (capped) {
+        t->capped[i] += slope;
+        return;
+    }
+    add_packed(t->dk + j * t->lddk, p * slope, t->q_sum, t->rpanel, t->rfirst + i, t->head_dim);
+    add_packed(t->dq + i * t->lddq, p * slope, t->k_sum, t->kpanel, t->kfirst + j, t->head_dim);
 }
 
 static void backward(const ha_grad_tile *t)
 {
+    float s[NR], dp[NR];
     for (int i = 0; i < t->rows; i++) {
-        int seen = t->limit ? t->limit[i] : t->keys;
-        for (int j = 0; j < t->keys && j < seen; j++) {
-            float s = tile_dot(t->q, i, t->k, j, t->head_dim) * t->scale + t->logw[j];
-            int capped = t->cap && s >= t->cap[i];
-            float p = exp2_value((capped ? t->cap[i] : s) - t->lse[i]);
-            float slope = tile_dot(t->dout, i, t->v, j, t->dv) - t->delta[i];
-            add_packed(t->dvalue + j * t->lddv, p, t->dout_sum, t->rpanel, t->rfirst + i, t->dv);
-            if (capped) {
-                t->capped[i] += slope;
-                continue;
-            }
-            add_packed(t->dk + j * t->lddk, p * slope, t->q_sum, t->rpanel, t->rfirst + i,
-                       t->head_dim);
-            add_packed(t->dq + i * t->lddq, p * slope, t->k_sum, t->kpanel, t->kfirst + j,
-                       t->head_dim);
+        const float *q = (const float *)t->q + (int64_t)i * t->head_dim;
+        const float *dout = (const float *)t->dout + (int64_t)i * t->dv;
+        int seen = t->limit && t->limit[i] < t->keys ? t->limit[i] : t->keys;
+        for (int c = 0; c < seen; c += NR) {
+            panel_dots(s, q, (const float *)t->k + (int64_t)c * t->head_dim, t->head_dim);
+            panel_dots(dp, dout, (const float *)t->v + (int64_t)c * t->dv, t->dv);
+            for (int j = c; j < seen && j < c + NR; j++)
+                backward_entry(t, i, j, s[j - c] * t->scale + t->logw[j], dp[j - c]);
         }
     }
 }
