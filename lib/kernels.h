@@ -73,8 +73,8 @@ typedef struct ha_tile {
 
 /* One tile of the backward pass: query rows against a chunk of packed keys. With s_ij as in
  * ha_tile, for i < rows and j < keys,
- *     p_ij = 2^(s_ij - lse_i)     ds_ij = p_ij (dout_i.v_j - delta_i)
- * both 0 where j >= limit_i, whatever the operands hold; and
+ *     p_ij = 2^min(s_ij - lse_i, 0)     ds_ij = p_ij (dout_i.v_j - delta_i)
+ * (no weight exceeds its row's sum, but rounding of huge scores may say so), both 0 where j >= limit_i, whatever the operands hold; and
  *     dv_j += sum_i p_ij dout_i   dk_j += sum_i ds_ij q_i   dq_i += sum_j ds_ij k_j
  * Where the cap holds (s_ij >= cap_i before it is applied), ds_ij is 0 and dout_i.v_j - delta_i is
  * added to capped_i instead. Each operand of a product is packed for its place there: rows by which

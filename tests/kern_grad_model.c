@@ -93,7 +93,7 @@ static void add_entry(const kern_run *run, const grad_problem *p, int i, int j)
     double near_cap = s.bound + U * (fabs(s.x) + 2 * fabs((double)p->lse[i]));
     int unsure = p->has_cap && fabs(s.x - p->cap[i]) <= near_cap;
     double x = (held ? p->cap[i] : s.x) - p->lse[i];
-    w.x = x < -127 - s.bound ? 0 : exp2(x);
+    w.x = x < -127 - s.bound ? 0 : x > 0 ? 1 : exp2(x);
     w.bound = (exp2(s.bound) - 1 + U * (fabs(x) + 8)) * w.x + FLOOR;
     if (isinf(x))
         w.bound = 0; /* the row's lse is Inf, or the key's weight 0 */
@@ -165,7 +165,8 @@ void grad_fill_lse(grad_problem *p, rng *r)
         for (int i = 0; i < (a == GRAD_K ? grad_keys(p) : grad_rows(p)) * p->head_dim; i++)
             model.in[a][i] = element_get(p->data[a], i, p->dtype);
     for (int i = 0; i < grad_rows(p); i++) {
-        double l = 0, extra = 3 * rng_uniform(r);
+        /* other keys' share; less than nothing where rounding has spoilt a row */
+        double l = 0, extra = rng_below(r, 6) ? 3 * rng_uniform(r) : -4;
         for (int j = 0; j < grad_keys(p) && (!p->has_limit || j < p->limit[i]); j++) {
             double s = score_of(p, i, j, 1).x;
             l += exp2(p->has_cap && s > p->cap[i] ? p->cap[i] : s);

@@ -156,7 +156,7 @@ static inline __attribute__((always_inline)) void FN(grad_weights)(const FN(grad
     vf p[4], ds[4];
     for (int i = 0; i < PAIR * RUN; i++)
         for (int x = 0; x < n; x++)
-            p[i * n + x] = vload(g->x + (r + i) * LDX + j + x * VLEN);
+            p[i * n + x] = vmax(vzero(), vload(g->x + (r + i) * LDX + j + x * VLEN));
     vexp2_neg(p, PAIR * RUN * n);
     for (int i = 0; i < PAIR * RUN; i++) {
         int seen = masked && r + i < t->rows ? FN(grad_keys)(t, r + i) - j : 0;

@@ -169,7 +169,8 @@ static void add_packed(float *dst, float weight, const void *pack, int64_t depth
 static void backward_entry(const ha_grad_tile *t, int i, int j, float s, float dp)
 {
     int capped = t->cap && s >= t->cap[i];
-    float p = exp2_value((capped ? t->cap[i] : s) - t->lse[i]), slope = dp - t->delta[i];
+    float x = (capped ? t->cap[i] : s) - t->lse[i], p = exp2_value(x > 0 ? 0 : x);
+    float slope = dp - t->delta[i];
     add_packed(t->dvalue + j * t->lddv, p, t->dout_sum, t->rpanel, t->rfirst + i, t->dv);
     if (capped) {
         t->capped[i] += slope;
