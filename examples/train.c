@@ -25,7 +25,7 @@
  * Queries and keys share PROJECT, and that matters: a question and its entry have the same hash,
  * and sortLSH puts them into one block, from the first step to the last. With a projection each,
  * even the same at the start, nothing in the gradient holds a query and its key together. They
- * drift apart, and after eighty steps HyperAttention misses every other answer.
+ * drift apart, and after eighty steps HyperAttention misses nearly every other answer.
  */
 #include <math.h>
 #include <stdint.h>
@@ -182,9 +182,11 @@ typedef struct model {
     size_t count; /* of weights */
     weights value, gradient;
     float *mean, *square; /* Adam's averages, [count] */
-    float *x, *qk, *v, *out, *lse, *logits;
-    float *dx, *dq, *dk, *dv, *dout;
-    float *memory; /* all of the above */
+    float *x, *dx;                             /* [n, MODEL] */
+    float *qk, *v, *out, *dq, *dk, *dv, *dout; /* [n, HEADS, HEAD_DIM] */
+    float *logits;                             /* [n/2, CLASSES], then their gradients */
+    float *lse;                                /* [HEADS, n] */
+    float *memory;                             /* all of the above */
     hyperattn_ctx *ctx;
     hyperattn_problem problem;
     void *workspace;
@@ -208,17 +210,18 @@ static void new_model(model *m, int n, int causal)
     *m = (model){.n = n, .count = count};
     float *next = m->memory = zeros(4 * count + 2 * narrow + 7 * wide + logits + HEADS * (size_t)n,
                                     sizeof *next);
-    m->value = parts_of(next, n), next += count;
-    m->gradient = parts_of(next, n), next += count;
-    m->mean = next, next += count;
-    m->square = next, next += count;
-    m->x = next, next += narrow;
-    m->dx = next, next += narrow;
+    m->value = parts_of(next, n);
+    m->gradient = parts_of(next + count, n);
+    m->mean = next + 2 * count;
+    m->square = next + 3 * count;
+    m->x = next += 4 * count;
+    m->dx = next += narrow;
     float **attention[] = {&m->qk, &m->v, &m->out, &m->dq, &m->dk, &m->dv, &m->dout};
+    next += narrow;
     for (int i = 0; i < 7; i++, next += wide)
         *attention[i] = next;
-    m->logits = next, next += logits;
-    m->lse = next;
+    m->logits = next;
+    m->lse = next + logits;
 
     check(hyperattn_ctx_create(&m->ctx, NULL));
     hyperattn_problem_init(&m->problem);
@@ -406,20 +409,24 @@ static void draw_panel(FILE *f, const curve *curves, int count, int seconds)
     double end = 0, top = 1.1 * log(CLASSES), down = -PANEL_HEIGHT / top;
     for (int i = 0; i < count; i++)
         end = fmax(end, seconds ? curves[i].seconds[curves[i].steps - 1] : curves[i].steps);
+    double right = PANEL_WIDTH / end, tick = pow(10, floor(log10(end)));
+    while (end / tick < 4)
+        tick /= 2;
     fprintf(f, "<g transform='translate(%d,360)'>\n", seconds ? 530 : 60);
-    for (int i = 0; i <= 4; i++)
-        fprintf(f, "<path d='M%d 0v%dM0 %.1fh%d' stroke='#ddd'/>"
-                "<text x='%d' y='18' text-anchor='middle'>%.3g</text>"
+    for (double x = 0; x <= end; x += tick)
+        fprintf(f, "<path d='M%.1f 0v%d' stroke='#ddd'/>"
+                "<text x='%.1f' y='18' text-anchor='middle'>%g</text>\n",
+                x * right, -PANEL_HEIGHT, x * right, x);
+    for (int y = 0; y <= top; y++)
+        fprintf(f, "<path d='M0 %.1fh%d' stroke='#ddd'/>"
                 "<text x='-8' y='%.1f' text-anchor='end'>%d</text>\n",
-                i * PANEL_WIDTH / 4, -PANEL_HEIGHT, i * down, PANEL_WIDTH, i * PANEL_WIDTH / 4,
-                end * i / 4, i * down + 4, i);
+                y * down, PANEL_WIDTH, y * down + 4, y);
     fprintf(f, "<path d='M0 %.1fh%d' stroke='#393' stroke-dasharray='5'/>\n", best_loss() * down,
             PANEL_WIDTH);
     for (const curve *c = curves; c < curves + count; c++) {
         fprintf(f, "<polyline fill='none' stroke='%s' stroke-width='2' points='", c->colour);
         for (int i = 0; i < c->steps; i++)
-            fprintf(f, "%.1f,%.1f ", (seconds ? c->seconds[i] : i + 1) / end * PANEL_WIDTH,
-                    c->loss[i] * down);
+            fprintf(f, "%.1f,%.1f ", (seconds ? c->seconds[i] : i + 1) * right, c->loss[i] * down);
         fprintf(f, "'/>\n");
     }
     fprintf(f, "<text x='%d' y='40' text-anchor='middle'>%s</text></g>\n", PANEL_WIDTH / 2,

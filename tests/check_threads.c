@@ -21,6 +21,7 @@ typedef struct variant {
     int causal, strict, ragged, sinks, window;
     float kappa_cap;
     int64_t nk; /* 0: 735 */
+    int block;  /* 0: 64 */
 } variant;
 
 static const variant variants[] = {
@@ -36,6 +37,7 @@ static const variant variants[] = {
     {"vnorm", .method = HYPERATTN_HYPER, .sampling = HYPERATTN_VNORM},
     {"vnorm causal", .method = HYPERATTN_HYPER, .sampling = HYPERATTN_VNORM, .causal = 1},
     {"no block", .method = HYPERATTN_HYPER, .heavy = HYPERATTN_HEAVY_NONE},
+    {"rounds of short tasks", .method = HYPERATTN_HYPER, .heavy = HYPERATTN_HEAVY_NONE, .block = 1},
     {"capped", .method = HYPERATTN_HYPER, .kappa_cap = 3},
     {"capped causal", .method = HYPERATTN_HYPER, .kappa_cap = 3, .causal = 1},
 };
@@ -68,7 +70,7 @@ static hyperattn_params variant_params(const variant *v)
     params.method = v->method;
     params.heavy = v->heavy;
     params.sampling = v->sampling;
-    params.block_size = 64;
+    params.block_size = v->block ? v->block : 64;
     params.sample_size = 48;
     params.min_seq_len = 100;
     params.num_sinks = v->sinks;

@@ -143,19 +143,84 @@ static void tile_free(tile_call *c)
     free(c->v);
 }
 
+/* ---- backward -------------------------------------------------------------------------------- */
+
+/* A whole tile, whose rows and keys are the same numbers and whose weights are moderate. */
+typedef struct grad_call {
+    const ha_arith *arith;
+    ha_grad_tile tile;
+    void *rows, *tile_rows, *panels, *columns;
+    float *sums, *logw, *lse;
+} grad_call;
+
+static void call_backward(void *arg)
+{
+    grad_call *c = arg;
+    c->arith->backward(&c->tile);
+}
+
+static grad_call grad_new(const ha_arith *a, int dim)
+{
+    grad_call c = {.arith = a};
+    int64_t n = ha_round_up(a->gr > a->gc ? a->gr : a->gc, a->nr), ld = ha_padded_dv(a, dim);
+    rng r = rng_new(1);
+    ha_rows src = {NULL, dim, NULL, 0, a->pair == 2 ? HYPERATTN_BF16 : HYPERATTN_F32};
+    src.base = c.rows = aligned((size_t)(n * dim) * 4);
+    for (int64_t i = 0; i < n * dim; i++)
+        element_put(c.rows, i, src.dtype, rng_gauss(&r));
+    c.tile_rows = aligned((size_t)(ha_round_up(n, a->mr) * ha_ldq(a, dim)) * 4);
+    c.panels = aligned(ha_k_bytes(a, n, dim));
+    c.columns = aligned(ha_v_bytes(a, n, dim));
+    c.logw = memset(aligned((size_t)n * 4), 0, (size_t)n * 4);
+    c.lse = aligned((size_t)n * 4);
+    size_t sums = (size_t)(3 * n * ld) * 4;
+    c.sums = memset(aligned(sums), 0, sums);
+    for (int64_t i = 0; i < n; i++)
+        c.lse[i] = 8;
+    a->load_q(c.tile_rows, &src, n, dim);
+    a->pack_k(c.panels, &src, n, dim);
+    a->pack_v(c.columns, n / a->pair, 0, &src, n, dim);
+    c.tile = (ha_grad_tile){
+        .q = c.tile_rows, .dout = c.tile_rows, .q_sum = c.columns, .dout_sum = c.columns,
+        .rpanel = n / a->pair, .k = c.panels, .v = c.panels, .k_sum = c.columns,
+        .kpanel = n / a->pair, .logw = c.logw, .lse = c.lse, .delta = c.logw, .rows = a->gr,
+        .keys = a->gc, .head_dim = dim, .dv = dim, .scale = 1.4427f / (float)dim, .dq = c.sums,
+        .dk = c.sums + n * ld, .dvalue = c.sums + 2 * n * ld, .lddq = ld, .lddk = ld, .lddv = ld,
+        .scratch = aligned((size_t)(a->grad_scratch + 1) * 4)}; /* ref needs none */
+    return c;
+}
+
+static double backward_gflops(const ha_arith *a, int dim)
+{
+    grad_call c = grad_new(a, dim);
+    double gflops = 1e-8 * a->gr * a->gc * dim / time_of(call_backward, &c);
+    free(c.tile.scratch);
+    free(c.rows);
+    free(c.tile_rows);
+    free(c.panels);
+    free(c.columns);
+    free(c.sums);
+    free(c.logw);
+    free(c.lse);
+    return gflops;
+}
+
 static void bench_arith(const ha_arith *a, const char *name, double peak)
 {
     static const int dims[] = {64, 80, 96, 128, 256};
     printf("  %s: peak %.1f GFLOP/s\n", name, peak);
-    printf("  %8s  %18s  %23s\n", "head_dim", "attend", "load_q, pack_k, pack_v");
+    printf("  %8s  %18s  %18s  %23s\n", "head_dim", "attend", "backward",
+           "load_q, pack_k, pack_v");
     for (int d = 0; d < COUNT(dims); d++) {
         tile_call c = tile_new(a, dims[d]);
         double flops = 4.0 * a->br * a->bc * dims[d];
         double gflops = 1e-9 * flops / time_of(call_attend, &c);
         double bytes = (double)(c.nkeys * dims[d]) * (double)dtype_size(c.src.dtype);
-        printf("  %8d  %6.1f GFLOP/s %3.0f%%  %6.1f %6.1f %6.1f GB/s\n", dims[d], gflops,
-               100 * gflops / peak, 1e-9 * bytes / time_of(call_load_q, &c),
-               1e-9 * bytes / time_of(call_pack_k, &c), 1e-9 * bytes / time_of(call_pack_v, &c));
+        double backward = backward_gflops(a, dims[d]);
+        printf("  %8d  %6.1f GFLOP/s %3.0f%%  %6.1f GFLOP/s %3.0f%%  %6.1f %6.1f %6.1f GB/s\n",
+               dims[d], gflops, 100 * gflops / peak, backward, 100 * backward / peak,
+               1e-9 * bytes / time_of(call_load_q, &c), 1e-9 * bytes / time_of(call_pack_k, &c),
+               1e-9 * bytes / time_of(call_pack_v, &c));
         tile_free(&c);
     }
 }

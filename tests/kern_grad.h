@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A problem for backward: tiles of rows against chunks of keys, its run through a level's kernels in
- * guarded memory, and the float64 model that says what must come out.
+ * A problem for backward: tiles of rows against chunks of keys, its run through a level's kernels
+ * in guarded memory, and the float64 model that says what must come out.
  */
 #ifndef KERN_GRAD_H
 #define KERN_GRAD_H
@@ -17,10 +17,19 @@ enum {
     GRAD_DIM = 256
 };
 
-/* Arrays of rows in the dtype. The kernel reads q, k and dout from two places each, as it multiplies
- * and as it sums; here these are different numbers, so that a mix-up shows. */
-typedef enum grad_array { GRAD_Q, GRAD_Q_SUM, GRAD_K, GRAD_K_SUM, GRAD_V, GRAD_DOUT, GRAD_DOUT_SUM,
-                          GRAD_ARRAYS } grad_array;
+/* Arrays of rows in the dtype. The kernel reads q, k and dout from two places each, as it
+ * multiplies and as it sums; here these are different numbers, so that a mix-up shows. Those of dv
+ * columns come last. */
+typedef enum grad_array {
+    GRAD_Q,
+    GRAD_Q_SUM,
+    GRAD_K,
+    GRAD_K_SUM,
+    GRAD_V,
+    GRAD_DOUT,
+    GRAD_DOUT_SUM,
+    GRAD_ARRAYS
+} grad_array;
 
 /* All memory of a problem; too large for the stack. */
 typedef struct grad_problem {

@@ -114,8 +114,8 @@ static const int32_t *limits_new(const kern_run *run, const grad_problem *p, gra
 }
 
 /* Sums of n rows, and a gap between them that must not be written. */
-static float *sums_new(const grad_problem *p, grad_memory *mem, int i, const float (*from)[GRAD_DIM],
-                       int n, int64_t padded, int64_t ld)
+static float *sums_new(const grad_problem *p, grad_memory *mem, int i,
+                       const float (*from)[GRAD_DIM], int n, int64_t padded, int64_t ld)
 {
     mem->g[i] = kern_floats((n - 1) * ld + padded, p->at);
     float *to = (float *)mem->g[i].data;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * AVX-512 with bf16 dot products: f32 arithmetic as in avx512.c, and bf16 arithmetic on pairs of the
- * depth (head dimensions for scores, keys for values).
+ * AVX-512 with bf16 dot products: f32 arithmetic as in avx512.c, and bf16 arithmetic on pairs of
+ * the depth (head dimensions for scores, keys for values).
  */
 #include "vec_avx512.h"
 
@@ -10,7 +10,8 @@
 /* A pair of bf16 in each 32-bit lane: acc += a.lo * b.lo + a.hi * b.hi in f32. */
 static inline vf vdot_bf16(vf a, vf b, vf acc)
 {
-    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_castps_si512(a),
+                            (__m512bh)_mm512_castps_si512(b));
 }
 
 /* n vectors of weights to bf16, two by one conversion where there are two. */

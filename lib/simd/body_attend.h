@@ -40,8 +40,8 @@ static inline __attribute__((always_inline)) void FN(score_block)(float *s, floa
 }
 
 /* nv vectors of one column panel: acc += weights of MR rows times the values of `units` units. The
- * product is summed on its own first: rounding errors then grow with VSTEP and the number of steps in
- * place of their product. */
+ * product is summed on its own first: rounding errors then grow with VSTEP and the number of steps
+ * in place of their product. */
 static inline __attribute__((always_inline)) void FN(value_block)(float *out, int64_t ldacc,
                                                                   const float *p, const float *v,
                                                                   int64_t units, int nv)
@@ -214,8 +214,8 @@ static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t 
 }
 
 /* The values of a masked chunk that holds an Inf or NaN: 0 * NaN must not reach rows that do not
- * see the key. Each row gets the product with what it sees, in the same order of operations as ever,
- * so that its bits do not depend on what it does not see. */
+ * see the key. Each row gets the product with what it sees, in the same order of operations as
+ * ever, so that its bits do not depend on what it does not see. */
 static void FN(values_carefully)(const ha_tile *t, int r)
 {
     float seen[NR * VSTEP], acc[MR * NR];

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One tile of the backward pass, ha_arith.backward. Two buffers of the scratch, X and Y, hold a number
- * for each row and key:
- *     1. X = lse - scores and Y = dout v^T - delta, products of a query tile and key panels;
- *     2. X becomes P = 2^-X and Y becomes dS = P Y, zero where a row does not see a key;
+ * One tile of the backward pass, ha_arith.backward. Two buffers of the scratch, X and Y, hold a
+ * number for each row and key:
+ *     1. X = scores and Y = dout v^T, products of a query tile and key panels;
+ *     2. X becomes P = 2^min(X - lse, 0) and Y becomes dS = P (Y - delta), both zero where a row does
+ *        not see a key;
  *     3. dv += P^T dout and dk += dS^T q, products of which the left operand is read transposed;
  *     4. dq += dS k, as attend's product with the values.
  * Included once per arithmetic, after body_attend.h and with its definitions, and besides
@@ -52,34 +53,32 @@ static inline int FN(grad_group_keys)(const ha_grad_tile *t, int r)
 
 /* ---- 1: X and Y ------------------------------------------------------------------------------ */
 
-/* out_ij = base_i - (scale * a_i.b_j + w_j), a being a query tile and b key panels. Each block asks
- * the caches for its share of what lies ahead, the query tile of the product after this one. */
+/* out_ij = scale * a_i.b_j + w_j, a being a query tile and b key panels. Each block asks the caches
+ * for its share of what lies ahead, the query tile of the product after this one. */
 typedef struct FN(grad_product) {
     float *out;
     const float *a, *b;
     int dim;
-    const float *base, *w;
     float scale;
+    const float *w;
     const float *ahead;
     int64_t share;
 } FN(grad_product);
 
 static inline __attribute__((always_inline)) void FN(grad_product_block)(
     float *out, const float *a, int64_t lda, const float *b, int64_t depth, int rest,
-    const float *base, const float *w, float scale, int nv)
+    const float *w, float scale, int nv)
 {
     vf acc[MR][NRV];
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             acc[i][j] = vzero();
     BLOCK(acc, nv, a, lda, b, NR, depth, rest);
-    OPAQUE(base); /* not loaded before the product, which needs all registers */
-    OPAQUE(w);
+    OPAQUE(w); /* not loaded before the product, which needs all registers */
     for (int j = 0; j < nv; j++)
-        for (int i = 0; i < MR; i++) {
-            vf x = vfma(acc[i][j], vset1(scale), vload(w + j * VLEN));
-            vstore(out + i * LDX + j * VLEN, vsub(vset1(base[i]), x));
-        }
+        for (int i = 0; i < MR; i++)
+            vstore(out + i * LDX + j * VLEN,
+                   vfma(acc[i][j], vset1(scale), vload(w + j * VLEN)));
 }
 
 /* The panel from key c on, of which some rows do not see every key. */
@@ -94,7 +93,7 @@ static __attribute__((noinline)) void FN(grad_product_some)(const ha_grad_tile *
             continue;
         int nv = left < NR ? left / VLEN : NRV;
         BY_WIDTH(FN(grad_product_block), nv, p->out + r * LDX + c, p->a + r * lda, lda, b, depth,
-                 1, p->base + r, p->w + c, p->scale)
+                 1, p->w + c, p->scale)
     }
 }
 
@@ -104,14 +103,14 @@ static inline __attribute__((always_inline)) void FN(grad_product_all)(const ha_
                                                                        int rest)
 {
     int64_t depth = ha_round_up(p->dim, PAIR * RUN) / PAIR, lda = ha_round_up(depth, VLEN);
-    const float *a = p->a, *b = p->b + c * depth, *base = p->base, *w = p->w + c;
+    const float *a = p->a, *b = p->b + c * depth, *w = p->w + c;
     const float scale = p->scale;
     float *out = p->out + c;
     const float *ahead = p->ahead;
     const int64_t share = p->share;
-    for (int rows = t->rows; rows > 0; rows -= MR, a += MR * lda, out += MR * LDX, base += MR) {
+    for (int rows = t->rows; rows > 0; rows -= MR, a += MR * lda, out += MR * LDX) {
         ahead = prefetch(ahead, share);
-        FN(grad_product_block)(out, a, lda, b, depth, rest, base, w, scale, NRV);
+        FN(grad_product_block)(out, a, lda, b, depth, rest, w, scale, NRV);
     }
     p->ahead = ahead;
 }
@@ -154,15 +153,18 @@ static inline __attribute__((always_inline)) void FN(grad_weights)(const FN(grad
 {
     const ha_grad_tile *t = g->t;
     vf p[4], ds[4];
-    for (int i = 0; i < PAIR * RUN; i++)
-        for (int x = 0; x < n; x++)
-            p[i * n + x] = vmax(vzero(), vload(g->x + (r + i) * LDX + j + x * VLEN));
+    for (int i = 0; i < PAIR * RUN; i++) {
+        vf lse = vset1(t->lse[masked && r + i >= t->rows ? 0 : r + i]);
+        for (int x = 0; x < n; x++) /* x >= 0 whatever rounding did; NaN stays */
+            p[i * n + x] = vsub(lse, vmin(lse, vload(g->x + (r + i) * LDX + j + x * VLEN)));
+    }
     vexp2_neg(p, PAIR * RUN * n);
     for (int i = 0; i < PAIR * RUN; i++) {
+        vf delta = vset1(t->delta[masked && r + i >= t->rows ? 0 : r + i]);
         int seen = masked && r + i < t->rows ? FN(grad_keys)(t, r + i) - j : 0;
         for (int x = 0; x < n; x++) {
             int at = i * n + x;
-            ds[at] = vmul(p[at], vload(g->y + (r + i) * LDX + j + x * VLEN));
+            ds[at] = vmul(p[at], vsub(vload(g->y + (r + i) * LDX + j + x * VLEN), delta));
             if (masked) {
                 p[at] = vkeep(p[at], vzero(), seen - x * VLEN);
                 ds[at] = vkeep(ds[at], vzero(), seen - x * VLEN);
@@ -191,13 +193,13 @@ static inline __attribute__((always_inline)) void FN(grad_weight_rows)(const FN(
 static void FN(grad_cap)(const FN(grad) *g, int i)
 {
     const ha_grad_tile *t = g->t;
-    float *x = g->x + i * LDX, *y = g->y + i * LDX, held = t->lse[i] - t->cap[i];
+    float *x = g->x + i * LDX, *y = g->y + i * LDX;
     int keys = FN(grad_keys)(t, i);
     for (int j = 0; j < keys; j++)
-        if (x[j] <= held) {
-            t->capped[i] += y[j];
-            x[j] = held;
-            y[j] = 0;
+        if (x[j] >= t->cap[i]) {
+            t->capped[i] += y[j] - t->delta[i];
+            x[j] = t->cap[i];
+            y[j] = t->delta[i];
         }
 }
 
@@ -320,17 +322,14 @@ static __attribute__((noinline)) void FN(grad_row_sums)(const ha_grad_tile *t, c
 static void FN(backward)(const ha_grad_tile *t)
 {
     static const float zeros[GC];
-    float minus_delta[GR];
     FN(grad) g = {.t = t, .x = t->scratch, .y = t->scratch + GR * LDX};
     g.dsr = g.y;
     g.pt = PAIR == 1 ? g.x : g.y + GR * LDX;
     g.dst = PAIR == 1 ? g.y : g.pt + GR / PAIR * LDX;
-    for (int i = 0; i < ha_round_up(t->rows, MR); i++)
-        minus_delta[i] = -t->delta[i];
     FN(grad_product) scores = {.out = g.x, .a = t->q, .b = t->k, .dim = t->head_dim,
-                               .base = t->lse, .w = t->logw, .scale = t->scale};
-    FN(grad_product) slopes = {.out = g.y, .a = t->dout, .b = t->v, .dim = t->dv,
-                               .base = minus_delta, .w = zeros, .scale = -1};
+                               .scale = t->scale, .w = t->logw};
+    FN(grad_product) slopes = {.out = g.y, .a = t->dout, .b = t->v, .dim = t->dv, .scale = 1,
+                               .w = zeros};
     FN(grad_products)(t, &scores, t->dout, t->dv);
     int64_t ldq = ha_round_up(ha_round_up(t->head_dim, PAIR * RUN) / PAIR, VLEN);
     FN(grad_products)(t, &slopes, (const float *)t->q + t->rows * ldq, t->head_dim);

@@ -206,8 +206,8 @@ static inline void prefetch_rows(ahead_rows *ahead)
 }
 
 /* A register block's multiply-adds with no memory traffic: what attend is compared with. dot does
- * `operations` per lane. Every loop over acc is unrolled, or gcc would store it in each step on some
- * processors. */
+ * `operations` per lane. Every loop over acc is unrolled, or gcc would store it in each step on
+ * some processors. */
 static inline __attribute__((always_inline)) double peak(int64_t iters, int mr, double operations,
                                                          vf (*dot)(vf, vf, vf))
 {
