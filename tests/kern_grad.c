@@ -198,10 +198,11 @@ void kern_grad_masks(const kern_run *run)
 
 /* ---- odd numbers ----------------------------------------------------------------------------- */
 
-enum { NAN_ANYWHERE, ODD_OUT_OF_SIGHT, ODD_SLOPES, ODD_SUMS, ODDS };
+enum { NAN_ANYWHERE, ODD_OUT_OF_SIGHT, ODD_SLOPES, ODD_SUMS, HUGE_SCORES, ODDS };
 
 static const char *const odd_names[ODDS] = {"NaN, ", "Inf and NaN out of sight, ",
-                                            "Inf and NaN in v and delta, ", "Inf and NaN summed, "};
+                                            "Inf and NaN in v and delta, ", "Inf and NaN summed, ",
+                                            "huge scores, "};
 
 static double odd_number(rng *r)
 {
@@ -236,6 +237,16 @@ static void put_out_of_sight(rng *r)
     put_some(GRAD_V, seen, keys, keys, 0, r);
 }
 
+/* The first numbers of q and k make scores of some 1e8 and 1e16, whose rounding is far above 1. */
+static void put_huge(grad_array array, int n, rng *r)
+{
+    static const double huge[] = {1, 1, 1e8, -1e8};
+    int columns = grad_columns(&problem, array);
+    for (int i = 0; i < n; i++)
+        element_put(problem.data[array], i * columns, problem.dtype,
+                    huge[rng_below(r, COUNT(huge))]);
+}
+
 static const char *odd_case(const kern_run *run, rng *r, const void *shape)
 {
     const grad_shape *s = shape;
@@ -243,6 +254,10 @@ static const char *odd_case(const kern_run *run, rng *r, const void *shape)
     int keys = grad_keys(&problem), rows = grad_rows(&problem);
     if (s->kind != ODD_SUMS)
         limit_randomly(r);
+    if (s->kind == HUGE_SCORES) {
+        put_huge(GRAD_Q, rows, r);
+        put_huge(GRAD_K, keys, r);
+    }
     grad_fill_lse(&problem, r);
     switch (s->kind) {
     case NAN_ANYWHERE:

@@ -89,12 +89,10 @@ static void add_entry(const kern_run *run, const grad_problem *p, int i, int j)
     int pair = run->arith->pair;
     near_value s = score_of(p, i, j, pair), y = dot_of(p, GRAD_DOUT, i, GRAD_V, j, pair), w, ds;
     int held = p->has_cap && s.x >= p->cap[i];
-    /* the kernel may say otherwise of a score as near to the cap as this */
-    double near_cap = s.bound + U * (fabs(s.x) + 2 * fabs((double)p->lse[i]));
-    int unsure = p->has_cap && fabs(s.x - p->cap[i]) <= near_cap;
+    int unsure = p->has_cap && fabs(s.x - p->cap[i]) <= s.bound;
     double x = (held ? p->cap[i] : s.x) - p->lse[i];
     w.x = x < -127 - s.bound ? 0 : x > 0 ? 1 : exp2(x);
-    w.bound = (exp2(s.bound) - 1 + U * (fabs(x) + 8)) * w.x + FLOOR;
+    w.bound = fmin(1, (exp2(s.bound) - 1 + U * (fabs(x) + 8)) * w.x + FLOOR);
     if (isinf(x))
         w.bound = 0; /* the row's lse is Inf, or the key's weight 0 */
     y.x -= p->delta[i];
@@ -153,9 +151,8 @@ const char *grad_check(const kern_run *run, const grad_problem *p, const grad_st
     compare(&w, "dk", model.dk, state->dk, keys, p->head_dim, rows);
     compare(&w, "dv", model.dv, state->dv, keys, p->dv, rows);
     for (int i = 0; i < rows && p->has_cap; i++)
-        if (p->lse[i] != INFINITY) /* the weights of others are zero, capped or not */
-            kern_near(&w, "capped", 0, i, model.capped[i].x, state->capped[i],
-                      model.capped[i].bound + U * (2 * keys + 8) * model.capped[i].size);
+        kern_near(&w, "capped", 0, i, model.capped[i].x, state->capped[i],
+                  model.capped[i].bound + U * (2 * keys + 8) * model.capped[i].size);
     return kern_verdict(&w);
 }
 
@@ -166,11 +163,16 @@ void grad_fill_lse(grad_problem *p, rng *r)
             model.in[a][i] = element_get(p->data[a], i, p->dtype);
     for (int i = 0; i < grad_rows(p); i++) {
         /* other keys' share; less than nothing where rounding has spoilt a row */
-        double l = 0, extra = rng_below(r, 6) ? 3 * rng_uniform(r) : -4;
+        double m = -INFINITY, l = 0, extra = rng_below(r, 6) ? 3 * rng_uniform(r) : -4;
         for (int j = 0; j < grad_keys(p) && (!p->has_limit || j < p->limit[i]); j++) {
-            double s = score_of(p, i, j, 1).x;
-            l += exp2(p->has_cap && s > p->cap[i] ? p->cap[i] : s);
+            double s = score_of(p, i, j, 1).x, top;
+            s = p->has_cap && s > p->cap[i] ? p->cap[i] : s;
+            if (s == -INFINITY)
+                continue;
+            top = fmax(m, s);
+            l = l * exp2(m - top) + exp2(s - top);
+            m = top;
         }
-        p->lse[i] = l > 0 ? (float)(log2(l) + extra) : INFINITY;
+        p->lse[i] = l > 0 ? (float)(m + log2(l) + extra) : INFINITY;
     }
 }
