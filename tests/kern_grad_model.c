@@ -92,7 +92,8 @@ static void add_entry(const kern_run *run, const grad_problem *p, int i, int j)
     int unsure = p->has_cap && fabs(s.x - p->cap[i]) <= s.bound;
     double x = (held ? p->cap[i] : s.x) - p->lse[i];
     w.x = x < -127 - s.bound ? 0 : x > 0 ? 1 : exp2(x);
-    w.bound = fmin(1, (exp2(s.bound) - 1 + U * (fabs(x) + 8)) * w.x + FLOOR);
+    /* of huge scores nothing is known but 0 <= w <= 1; 2: the sums of it are rounded too */
+    w.bound = fmin(2, (exp2(s.bound) - 1 + U * (fabs(x) + 8)) * w.x + FLOOR);
     if (isinf(x))
         w.bound = 0; /* the row's lse is Inf, or the key's weight 0 */
     y.x -= p->delta[i];
