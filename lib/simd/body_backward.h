@@ -3,8 +3,8 @@
  * One tile of the backward pass, ha_arith.backward. Two buffers of the scratch, X and Y, hold a
  * number for each row and key:
  *     1. X = scores and Y = dout v^T, products of a query tile and key panels;
- *     2. X becomes P = 2^min(X - lse, 0) and Y becomes dS = P (Y - delta), both zero where a row does
- *        not see a key;
+ *     2. X becomes P = 2^min(X - lse, 0) and Y becomes dS = P (Y - delta), both zero where a row
+ *        does not see a key;
  *     3. dv += P^T dout and dk += dS^T q, products of which the left operand is read transposed;
  *     4. dq += dS k, as attend's product with the values.
  * Included once per arithmetic, after body_attend.h and with its definitions, and besides
