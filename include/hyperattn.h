@@ -79,8 +79,8 @@ typedef enum hyperattn_heavy {
 
 /* How the columns beside the exact block are drawn. */
 typedef enum hyperattn_sampling {
-    HYPERATTN_UNIFORM, /* stratified without replacement, afresh for each query block */
-    HYPERATTN_VNORM    /* with replacement, probability proportional to |v_j|^2 (Algorithm 3) */
+    HYPERATTN_SAMPLING_UNIFORM, /* stratified without replacement, afresh for each query block */
+    HYPERATTN_SAMPLING_VNORM    /* with replacement, probability proportional to |v_j|^2 (Algorithm 3) */
 } hyperattn_sampling;
 
 /* ---- context ------------------------------------------------------------------------------- */
@@ -168,7 +168,7 @@ typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */
     hyperattn_heavy heavy;       /* default HYPERATTN_HEAVY_SORTLSH */
-    hyperattn_sampling sampling; /* default HYPERATTN_UNIFORM */
+    hyperattn_sampling sampling; /* default HYPERATTN_SAMPLING_UNIFORM */
     int lsh_num_projs;           /* hash bits, 1..16; default 7 */
     int block_size;              /* keys per block, >= 1; default 256 */
     int sample_size;             /* columns sampled beside the block, 0: none; default 256 */

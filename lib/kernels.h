@@ -9,9 +9,9 @@
  * depth = ha_units(arith, head_dim).
  *
  * Operands are packed, and padded with zeros, in panels. A panel of H rows (or columns) is units
- * [depth / RUN][H][RUN], where RUN = arith->run is 1, or 2 for matrix instructions, which take two
+ * [depth / ROW_UNITS][H][ROW_UNITS], where ROW_UNITS = arith->row_units is 1, or 2 for matrix instructions, which take two
  * units of a row at once. With NR = arith->nr:
- *   query tile  panels of RUN rows, rows up to a multiple of MR; depth ha_ldq()
+ *   query tile  panels of ROW_UNITS rows, rows up to a multiple of MR; depth ha_ldq()
  *   keys        panels of NR keys; depth ha_units() of head_dim
  *   values      panels of ha_panel_width() <= NR columns; depth: the key units of the whole pack;
  *               the panel that starts at column c lies c * depth units into the pack
@@ -58,12 +58,12 @@ typedef struct ha_tile {
     const int32_t *limit; /* not decreasing, [rows up to a multiple of MR]; or NULL */
     const float *cap;     /* [rows up to a multiple of MR]; or NULL */
     int rows, keys;       /* rows <= br, keys <= bc */
-    int head_dim, dv;     /* dv 0: only m and l are wanted */
+    int head_dim, head_dim_v; /* head_dim_v 0: only m and l are wanted */
     float scale;          /* softmax_scale * log2(e) */
     int careful;          /* the values hold an Inf or NaN: masked ones must not leak */
     float *m, *l;         /* [rows up to a multiple of MR]; start at -inf and 0 */
     float *acc;           /* [rows up to a multiple of MR][ldacc]; starts at 0 */
-    int64_t ldacc;        /* >= ha_padded_dv() */
+    int64_t ldacc;        /* >= ha_padded_columns() */
     float *scratch;       /* ha_tile_scratch() floats, 64-byte aligned */
     /* nahead addresses of ahead_bytes each that the caller needs next and that lie anywhere: attend
      * may ask the caches for them in passing. */
@@ -83,7 +83,7 @@ typedef struct ha_grad_tile {
     const void *q, *dout;         /* query tiles of the rows */
     const void *q_sum, *dout_sum; /* column packs that hold the same rows: */
     int64_t rpanel, rfirst;       /*   row units of the whole pack, and where the tile starts */
-    const void *k, *v;            /* key panels of this chunk, of depths head_dim and dv */
+    const void *k, *v;            /* key panels of this chunk, of depths head_dim and head_dim_v */
     const void *k_sum;            /* column pack that holds the same keys: */
     int64_t kpanel, kfirst;       /*   key units of the whole pack, and where the chunk starts */
     const float *logw;            /* log2 weights, [keys up to a multiple of NR]; -inf: padded */
@@ -91,11 +91,11 @@ typedef struct ha_grad_tile {
     const float *cap;             /* [rows up to a multiple of MR]; or NULL */
     const float *lse, *delta;     /* the same; lse as log2. Padded: inf and 0 */
     int rows, keys;               /* rows <= gr, keys <= gc */
-    int head_dim, dv;
+    int head_dim, head_dim_v;
     float scale;                  /* softmax_scale * log2(e) */
-    float *dq, *dk, *dvalue;      /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind these
+    float *dq, *dk, *dv; /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind these
                                    * is touched */
-    int64_t lddq, lddk, lddv;     /* >= ha_padded_dv() of head_dim, head_dim, dv */
+    int64_t lddq, lddk, lddv;     /* >= ha_padded_columns() of head_dim, head_dim, head_dim_v */
     float *capped;                /* [rows up to a multiple of MR], with cap */
     float *scratch;               /* grad_scratch floats, 64-byte aligned */
 } ha_grad_tile;
@@ -108,15 +108,15 @@ typedef struct ha_arith {
     int gr, gc; /* the same of one backward tile */
     int64_t grad_scratch; /* floats of scratch that backward needs */
     int pair;   /* values per unit: 1 (f32) or 2 (bf16) */
-    int run;    /* units of a row that lie together in a panel: 1 or 2 */
+    int row_units; /* units of a row that lie together in a panel: 1 or 2 */
     /* rows x head_dim -> query tile, zero-filled */
     void (*load_q)(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim);
     /* nkeys x head_dim -> key panels */
     void (*pack_k)(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim);
-    /* nkeys x dv -> column panels of the pack dst with vpanel key units, from key unit vfirst on.
+    /* nkeys x columns -> column panels of the pack dst with vpanel key units, from key unit vfirst on.
      * Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite. */
     int (*pack_v)(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
-                  int64_t dv);
+                  int64_t columns);
     void (*attend)(const ha_tile *tile);
     void (*backward)(const ha_grad_tile *tile);
 } ha_arith;
@@ -148,7 +148,7 @@ typedef struct ha_kernels {
                        int r);
     /* out row i = acc row i * inv[i], rounded to nearest even */
     void (*store_rows)(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
-                       int64_t rows, int64_t dv);
+                       int64_t rows, int64_t columns);
     /* dot[i] = a_i.b_i over n numbers of each row */
     void (*dot_rows)(float *dot, const ha_rows *a, const ha_rows *b, int64_t rows, int64_t n);
     /* Runs iters steps of independent multiply-adds and returns the operations done: the peak
@@ -167,7 +167,7 @@ static inline int64_t ha_round_up(int64_t x, int64_t to)
 /* Units of a row of n values, whole runs of them. */
 static inline int64_t ha_units(const ha_arith *a, int64_t n)
 {
-    return ha_round_up(n, a->pair * a->run) / a->pair;
+    return ha_round_up(n, a->pair * a->row_units) / a->pair;
 }
 
 /* Units between the rows of a query tile. */
@@ -177,9 +177,9 @@ static inline int64_t ha_ldq(const ha_arith *a, int64_t head_dim)
 }
 
 /* Row width of accumulators: full panels, the last one cut to whole vectors. */
-static inline int64_t ha_padded_dv(const ha_arith *a, int64_t dv)
+static inline int64_t ha_padded_columns(const ha_arith *a, int64_t columns)
 {
-    return ha_round_up(dv, a->lanes);
+    return ha_round_up(columns, a->lanes);
 }
 
 /* The column panels of values: the first ones, up to column `narrow`, are `wide` columns each, the
@@ -189,9 +189,9 @@ typedef struct ha_panels {
     int64_t wide, narrow, lanes;
 } ha_panels;
 
-static inline ha_panels ha_column_panels(int64_t dv, int64_t lanes, int64_t nr)
+static inline ha_panels ha_column_panels(int64_t columns, int64_t lanes, int64_t nr)
 {
-    int64_t vectors = dv > 0 ? (dv + lanes - 1) / lanes : 1, most = nr / lanes;
+    int64_t vectors = columns > 0 ? (columns + lanes - 1) / lanes : 1, most = nr / lanes;
     int64_t panels = (vectors + most - 1) / most;
     int64_t wide = (vectors + panels - 1) / panels;
     return (ha_panels){wide * lanes, (vectors - panels * (wide - 1)) * wide * lanes, lanes};
@@ -209,9 +209,9 @@ static inline size_t ha_k_bytes(const ha_arith *a, int64_t nkeys, int64_t head_d
     return 4 * (size_t)ha_round_up(nkeys, a->nr) * (size_t)ha_units(a, head_dim);
 }
 
-static inline size_t ha_v_bytes(const ha_arith *a, int64_t nkeys, int64_t dv)
+static inline size_t ha_v_bytes(const ha_arith *a, int64_t nkeys, int64_t columns)
 {
-    return 4 * (size_t)(ha_round_up(nkeys, a->nr) / a->pair) * (size_t)ha_padded_dv(a, dv);
+    return 4 * (size_t)(ha_round_up(nkeys, a->nr) / a->pair) * (size_t)ha_padded_columns(a, columns);
 }
 
 /* Floats of scratch that attend needs. */

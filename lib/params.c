@@ -15,7 +15,7 @@ void hyperattn_params_init(hyperattn_params *params)
             .struct_size = sizeof *params,
             .method = HYPERATTN_AUTO,
             .heavy = HYPERATTN_HEAVY_SORTLSH,
-            .sampling = HYPERATTN_UNIFORM,
+            .sampling = HYPERATTN_SAMPLING_UNIFORM,
             .lsh_num_projs = 7,
             .block_size = 256,
             .sample_size = 256,
@@ -102,7 +102,7 @@ static hyperattn_status check_hyper(const hyperattn_params *p, const hyperattn_p
 {
     if ((unsigned)p->heavy > HYPERATTN_HEAVY_NONE)
         return ha_fail(HYPERATTN_EINVAL, "heavy is %d, not a hyperattn_heavy", (int)p->heavy);
-    if ((unsigned)p->sampling > HYPERATTN_VNORM)
+    if ((unsigned)p->sampling > HYPERATTN_SAMPLING_VNORM)
         return ha_fail(HYPERATTN_EINVAL, "sampling is %d, not a hyperattn_sampling",
                        (int)p->sampling);
     hyperattn_status status;

@@ -42,7 +42,7 @@ static const way ways[] = {
 static const way hashed_ways[] = {
     {"blocks", HYPERATTN_HYPER, .nq = 170, .nk = 190},
     {"blocks, causal", HYPERATTN_HYPER, .nq = 200, .nk = 200, .causal = 1, .sinks = 2},
-    {"V-norm", HYPERATTN_HYPER, .sampling = HYPERATTN_VNORM, .nq = 170, .nk = 190},
+    {"V-norm", HYPERATTN_HYPER, .sampling = HYPERATTN_SAMPLING_VNORM, .nq = 170, .nk = 190},
     {"no block, bf16", HYPERATTN_HYPER, HYPERATTN_HEAVY_NONE, .nq = 70, .nk = 190,
      .dtype = HYPERATTN_BF16},
     {"capped", HYPERATTN_HYPER, .nq = 170, .nk = 190, .kappa_cap = 8},

@@ -135,7 +135,7 @@ END_TEST
 
 static const hyper_case sampled[] = {
     {"blocks and samples", 60, 70, 2, 1, 5, 4, .block = 8, .sample = 9},
-    {"V-norm", 40, 60, 1, 1, 4, 6, .block = 8, .sample = 9, .sampling = HYPERATTN_VNORM},
+    {"V-norm", 40, 60, 1, 1, 4, 6, .block = 8, .sample = 9, .sampling = HYPERATTN_SAMPLING_VNORM},
     {"causal", 140, 140, 1, 1, 4, 3, .causal = 1, .block = 16, .sample = 9, .sinks = 2,
      .window = 5},
     {"block mask", 50, 60, 2, 1, 4, 4, .query_block = 16, .key_block = 8, .sample = 5},
@@ -147,7 +147,7 @@ static const hyper_case sampled[] = {
     {"kappa 8, causal", 140, 140, 2, 1, 4, 3, .causal = 1, .block = 16, .sample = 16, .sinks = 2,
      .kappa = 8},
     {"kappa 20, V-norm", 60, 60, 1, 1, 4, 4, .block = 8, .sample = 12, .kappa = 20,
-     .sampling = HYPERATTN_VNORM},
+     .sampling = HYPERATTN_SAMPLING_VNORM},
 };
 
 static void check_sampled(const hyper_case *c, hyperattn_ctx *ctx, hyper_counts *counts, tally *n)

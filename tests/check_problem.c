@@ -304,7 +304,7 @@ START_TEST(defaults_are_as_documented)
     hyperattn_params_init(&o);
     ck_assert_uint_eq(o.struct_size, sizeof o);
     ck_assert(o.method == HYPERATTN_AUTO && o.heavy == HYPERATTN_HEAVY_SORTLSH);
-    ck_assert(o.sampling == HYPERATTN_UNIFORM && o.lsh_num_projs == 7 && o.block_size == 256);
+    ck_assert(o.sampling == HYPERATTN_SAMPLING_UNIFORM && o.lsh_num_projs == 7 && o.block_size == 256);
     ck_assert(o.sample_size == 256 && o.min_seq_len == 1024 && o.num_sinks == 16);
     ck_assert(o.window == 0 && o.strict_causal == 0 && o.kappa_cap == 0 && o.seed == 0);
     ck_assert_ptr_null(o.block_mask);

@@ -27,10 +27,10 @@ static const hyper_case unmasked[] = {
     {"sinks", 220, 220, 1, 1, 16, 16, .sinks = 5},
     {"many sinks", 220, 220, 1, 1, 16, 16, .sinks = 170},
     {"no block", 211, 223, 2, 1, 16, 16, .heavy = HYPERATTN_HEAVY_NONE, .sinks = 3},
-    {"V-norm", 220, 230, 2, 1, 16, 16, .sampling = HYPERATTN_VNORM},
-    {"V-norm, sinks", 220, 220, 1, 1, 16, 24, .sampling = HYPERATTN_VNORM, .sinks = 7},
+    {"V-norm", 220, 230, 2, 1, 16, 16, .sampling = HYPERATTN_SAMPLING_VNORM},
+    {"V-norm, sinks", 220, 220, 1, 1, 16, 24, .sampling = HYPERATTN_SAMPLING_VNORM, .sinks = 7},
     {"V-norm, no block", 220, 220, 1, 1, 16, 16, .heavy = HYPERATTN_HEAVY_NONE,
-     .sampling = HYPERATTN_VNORM},
+     .sampling = HYPERATTN_SAMPLING_VNORM},
 };
 
 static const hyper_case causal[] = {
@@ -50,14 +50,14 @@ static const hyper_case causal[] = {
     {"sinks, window, no keys", 320, 200, 1, 1, 16, 16, .causal = 1, .sinks = 5, .window = 40},
     {"no block", 300, 300, 1, 1, 16, 16, .causal = 1, .heavy = HYPERATTN_HEAVY_NONE, .window = 9},
     {"no samples", 300, 300, 1, 1, 16, 16, .causal = 1, .sample = -1},
-    {"V-norm", 301, 301, 2, 1, 16, 16, .causal = 1, .sampling = HYPERATTN_VNORM, .sinks = 4,
+    {"V-norm", 301, 301, 2, 1, 16, 16, .causal = 1, .sampling = HYPERATTN_SAMPLING_VNORM, .sinks = 4,
      .window = 30},
     {"strict", 256, 256, 1, 1, 16, 16, .causal = 1, .strict = 1},
     {"strict odd", 301, 301, 2, 1, 16, 24, .causal = 1, .strict = 1, .sinks = 3, .window = 9},
     {"strict leading keys", 150, 320, 1, 1, 16, 16, .causal = 1, .strict = 1},
     {"strict, no keys", 320, 150, 1, 1, 16, 16, .causal = 1, .strict = 1},
     {"strict V-norm", 300, 300, 1, 1, 16, 16, .causal = 1, .strict = 1,
-     .sampling = HYPERATTN_VNORM},
+     .sampling = HYPERATTN_SAMPLING_VNORM},
     {"strict, blocks of 50", 400, 400, 1, 1, 16, 16, .causal = 1, .strict = 1, .block = 50},
 };
 
@@ -68,14 +68,14 @@ static const hyper_case masked[] = {
     {"sinks cut a block", 210, 200, 1, 1, 16, 16, .query_block = 32, .key_block = 24, .sinks = 30},
     {"blocks of 1", 50, 90, 1, 1, 16, 16, .query_block = 1, .key_block = 1, .sample = 9},
     {"V-norm", 210, 200, 1, 1, 16, 16, .query_block = 32, .key_block = 24,
-     .sampling = HYPERATTN_VNORM, .sinks = 3},
+     .sampling = HYPERATTN_SAMPLING_VNORM, .sinks = 3},
     {"causal", 300, 300, 2, 1, 16, 16, .causal = 1, .query_block = 64, .key_block = 32},
     {"causal, unaligned", 301, 301, 1, 1, 16, 16, .causal = 1, .query_block = 50, .key_block = 23,
      .sinks = 5, .window = 30},
     {"causal, per head, leading", 150, 301, 4, 2, 16, 16, .causal = 1, .query_block = 40,
      .key_block = 16, .per_head = 1, .sparse_mask = 1},
     {"causal, no keys", 301, 150, 1, 1, 16, 16, .causal = 1, .query_block = 40, .key_block = 16,
-     .sampling = HYPERATTN_VNORM},
+     .sampling = HYPERATTN_SAMPLING_VNORM},
 };
 
 static const hyper_case capped[] = {
@@ -85,7 +85,7 @@ static const hyper_case capped[] = {
     {"kappa 20, no block", 200, 200, 1, 1, 16, 16, .kappa = 20, .heavy = HYPERATTN_HEAVY_NONE},
     {"kappa 20, no samples", 200, 200, 1, 1, 16, 16, .kappa = 20, .sample = -1},
     {"kappa 20, many tiles", 500, 500, 1, 1, 16, 16, .kappa = 20, .sample = 150},
-    {"kappa 3, V-norm", 300, 300, 1, 1, 16, 16, .kappa = 3, .sampling = HYPERATTN_VNORM},
+    {"kappa 3, V-norm", 300, 300, 1, 1, 16, 16, .kappa = 3, .sampling = HYPERATTN_SAMPLING_VNORM},
     {"kappa 5, causal", 301, 301, 2, 1, 16, 16, .kappa = 5, .causal = 1, .sinks = 3, .window = 20},
     {"kappa 50, causal, leading", 150, 320, 1, 1, 16, 16, .kappa = 50, .causal = 1},
     {"kappa 5, mask", 210, 200, 2, 1, 16, 16, .kappa = 5, .query_block = 32, .key_block = 24,
@@ -96,13 +96,13 @@ static const hyper_case halves[] = {
     {"bf16", 220, 250, 4, 2, 24, 20, .dtype = HYPERATTN_BF16, .sinks = 3},
     {"bf16 causal", 301, 301, 1, 1, 16, 16, .dtype = HYPERATTN_BF16, .causal = 1, .window = 20},
     {"bf16 strict", 256, 256, 1, 1, 16, 16, .dtype = HYPERATTN_BF16, .causal = 1, .strict = 1},
-    {"bf16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_BF16, .sampling = HYPERATTN_VNORM},
+    {"bf16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_BF16, .sampling = HYPERATTN_SAMPLING_VNORM},
     {"bf16 mask", 210, 200, 1, 1, 16, 16, .dtype = HYPERATTN_BF16, .query_block = 32,
      .key_block = 24},
     {"f16", 220, 250, 4, 2, 24, 20, .dtype = HYPERATTN_F16, .sinks = 3},
     {"f16 causal", 301, 301, 1, 1, 16, 16, .dtype = HYPERATTN_F16, .causal = 1, .window = 20},
     {"f16 strict", 256, 256, 1, 1, 16, 16, .dtype = HYPERATTN_F16, .causal = 1, .strict = 1},
-    {"f16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_F16, .sampling = HYPERATTN_VNORM},
+    {"f16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_F16, .sampling = HYPERATTN_SAMPLING_VNORM},
 };
 
 const hyper_cases cases_unmasked = {unmasked, sizeof unmasked / sizeof *unmasked};

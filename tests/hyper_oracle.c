@@ -260,7 +260,7 @@ static ha_sampler sampler_of(head *x, const ha_rect *rect, int64_t t, int64_t dr
             ids[blocks.n++] = before = id;
     }
     ha_sampler s = {.exact = blocks, .outside = rect->nk - x->exact.n, .draws = draws,
-                    .mass = p->sampling == HYPERATTN_VNORM ? x->mass : NULL, .seed = p->seed,
+                    .mass = p->sampling == HYPERATTN_SAMPLING_VNORM ? x->mass : NULL, .seed = p->seed,
                     .head = number(x), .rect = (uint32_t)(rect - x->layout->rects),
                     .block = (uint32_t)t};
     for (int part = 0; part < 2; part++)

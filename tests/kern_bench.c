@@ -98,7 +98,7 @@ static void call_pack_k(void *arg)
 static void call_pack_v(void *arg)
 {
     tile_call *c = arg;
-    c->arith->pack_v(c->v, c->tile.vpanel, 0, &c->src, c->nkeys, c->tile.dv);
+    c->arith->pack_v(c->v, c->tile.vpanel, 0, &c->src, c->nkeys, c->tile.head_dim_v);
 }
 
 static tile_call tile_new(const ha_arith *a, int dim)
@@ -114,7 +114,7 @@ static tile_call tile_new(const ha_arith *a, int dim)
     c.v = aligned(ha_v_bytes(a, c.nkeys, dim));
     ha_tile *t = &c.tile;
     *t = (ha_tile){.q = c.q, .k = c.k, .v = c.v, .rows = a->br, .keys = a->bc, .head_dim = dim,
-                   .dv = dim, .vpanel = c.nkeys / a->pair, .ldacc = ha_padded_dv(a, dim),
+                   .head_dim_v = dim, .vpanel = c.nkeys / a->pair, .ldacc = ha_padded_columns(a, dim),
                    .scale = 1.4427f / (float)dim};
     t->logw = memset(aligned((size_t)a->bc * 4), 0, (size_t)a->bc * 4);
     t->m = aligned((size_t)a->br * 4);
@@ -162,7 +162,7 @@ static void call_backward(void *arg)
 static grad_call grad_new(const ha_arith *a, int dim)
 {
     grad_call c = {.arith = a};
-    int64_t n = ha_round_up(a->gr > a->gc ? a->gr : a->gc, a->nr), ld = ha_padded_dv(a, dim);
+    int64_t n = ha_round_up(a->gr > a->gc ? a->gr : a->gc, a->nr), ld = ha_padded_columns(a, dim);
     rng r = rng_new(1);
     ha_rows src = {NULL, dim, NULL, 0, a->pair == 2 ? HYPERATTN_BF16 : HYPERATTN_F32};
     src.base = c.rows = aligned((size_t)(n * dim) * 4);
@@ -184,8 +184,8 @@ static grad_call grad_new(const ha_arith *a, int dim)
         .q = c.tile_rows, .dout = c.tile_rows, .q_sum = c.columns, .dout_sum = c.columns,
         .rpanel = n / a->pair, .k = c.panels, .v = c.panels, .k_sum = c.columns,
         .kpanel = n / a->pair, .logw = c.logw, .lse = c.lse, .delta = c.logw, .rows = a->gr,
-        .keys = a->gc, .head_dim = dim, .dv = dim, .scale = 1.4427f / (float)dim, .dq = c.sums,
-        .dk = c.sums + n * ld, .dvalue = c.sums + 2 * n * ld, .lddq = ld, .lddk = ld, .lddv = ld,
+        .keys = a->gc, .head_dim = dim, .head_dim_v = dim, .scale = 1.4427f / (float)dim, .dq = c.sums,
+        .dk = c.sums + n * ld, .dv = c.sums + 2 * n * ld, .lddq = ld, .lddk = ld, .lddv = ld,
         .scratch = aligned((size_t)(a->grad_scratch + 1) * 4)}; /* ref needs none */
     return c;
 }

@@ -83,7 +83,7 @@ static const void *columns_new(const kern_run *run, const grad_problem *p, grad_
     const ha_arith *a = run->arith;
     ha_rows rows = rows_of(p, array, first);
     int columns = grad_columns(p, array);
-    mem->g[array] = kern_floats(units * ha_padded_dv(a, columns), p->at);
+    mem->g[array] = kern_floats(units * ha_padded_columns(a, columns), p->at);
     a->pack_v(mem->g[array].data, units, at, &rows, n, columns);
     guarded_read_only(&mem->g[array]);
     return mem->g[array].data;
@@ -181,13 +181,13 @@ static const char *run_tile(const kern_run *run, const grad_problem *p, grad_mem
 {
     const ha_arith *a = run->arith;
     ha_grad_tile *t = &mem->tile;
-    int64_t columns = ha_padded_dv(a, p->head_dim), columns_v = ha_padded_dv(a, p->dv);
+    int64_t columns = ha_padded_columns(a, p->head_dim), columns_v = ha_padded_columns(a, p->dv);
     t->lddq = columns + (t->rows % 2 ? 5 : 0);
     t->lddk = columns + (t->keys % 2 ? 3 : 0);
     t->lddv = columns_v + (t->keys % 3 ? 2 : 0);
     t->dq = sums_new(p, mem, DQ, state->dq + row, t->rows, columns, t->lddq);
     t->dk = sums_new(p, mem, DK, state->dk + key, t->keys, columns, t->lddk);
-    t->dvalue = sums_new(p, mem, DV, state->dv + key, t->keys, columns_v, t->lddv);
+    t->dv = sums_new(p, mem, DV, state->dv + key, t->keys, columns_v, t->lddv);
     inputs_new(run, p, mem, row, key);
     if (p->has_cap) {
         mem->g[CAPPED] = kern_floats(ha_round_up(t->rows, a->mr), p->at);
@@ -219,7 +219,7 @@ const char *grad_run(const kern_run *run, const grad_problem *p, grad_state *sta
         for (int j = 0, key = 0; j < p->chunks && !why; key += p->keys[j++]) {
             grad_memory mem = {
                 .tile = {.rows = p->rows[i], .keys = p->keys[j], .head_dim = p->head_dim,
-                         .dv = p->dv, .scale = p->scale, .rpanel = rpanel, .rfirst = rfirst,
+                         .head_dim_v = p->dv, .scale = p->scale, .rpanel = rpanel, .rfirst = rfirst,
                          .kpanel = kpanel, .kfirst = kfirst},
             };
             why = run_tile(run, p, &mem, row, key, state);

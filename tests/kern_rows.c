@@ -134,8 +134,8 @@ static void check_unit(kern_worst *w, const ha_arith *a, const source *s, const 
 /* Unit x of row i in panels of `height` rows. */
 static int64_t unit_at(const ha_arith *a, int64_t height, int64_t depth, int64_t i, int64_t x)
 {
-    int64_t run = x / a->run * a->run;
-    return (i / height * depth + run) * height + i % height * a->run + x - run;
+    int64_t run = x / a->row_units * a->row_units;
+    return (i / height * depth + run) * height + i % height * a->row_units + x - run;
 }
 
 static const char *first_of(const char *a, const char *b)
@@ -156,7 +156,7 @@ static const char *load_q_of(const kern_run *run, rng *r, const rows_shape *shap
     kern_worst w = {0};
     for (int64_t i = 0; i < padded; i++)
         for (int64_t x = 0; x < ld; x++)
-            check_unit(&w, a, &s, "q", i, x, q[unit_at(a, a->run, ld, i, x)], i, x * a->pair, i,
+            check_unit(&w, a, &s, "q", i, x, q[unit_at(a, a->row_units, ld, i, x)], i, x * a->pair, i,
                        x * a->pair + 1);
     const char *why = first_of(kern_verdict(&w), guarded_check(&dst));
     guarded_free(&dst);
@@ -224,7 +224,7 @@ static const char *check_panels(const ha_arith *a, int64_t dv)
         c += width;
         count++;
     }
-    if (c != ha_padded_dv(a, dv) || count != (dv + a->nr - 1) / a->nr)
+    if (c != ha_padded_columns(a, dv) || count != (dv + a->nr - 1) / a->nr)
         return failure("%lld panels of %lld columns end at %lld", (long long)count, (long long)dv,
                        (long long)c);
     return NULL;
@@ -238,7 +238,7 @@ static const char *check_v(const ha_arith *a, const source *s, const uint32_t *v
     ha_panels panels = ha_column_panels(dv, a->lanes, a->nr);
     int64_t panel = 0, width = ha_panel_width(&panels, 0);
     kern_worst w = {0};
-    for (int64_t c = 0; c < ha_padded_dv(a, dv); c++) {
+    for (int64_t c = 0; c < ha_padded_columns(a, dv); c++) {
         if (c == panel + width) {
             panel = c;
             width = ha_panel_width(&panels, c);

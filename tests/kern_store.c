@@ -84,7 +84,7 @@ static store store_new(const kern_run *run, const store_shape *shape, rng *r)
     int64_t first = rng_below(r, 3), total = first + shape->rows + rng_below(r, 3);
     int64_t stride = shape->dv + rng_below(r, 4);
     store s = {.elements = (total - 1) * stride + shape->dv};
-    s.ldacc = ha_padded_dv(&run->table->f32, shape->dv) + 4 * rng_below(r, 3);
+    s.ldacc = ha_padded_columns(&run->table->f32, shape->dv) + 4 * rng_below(r, 3);
     s.acc = kern_floats(shape->rows * s.ldacc, shape->at);
     s.inv = kern_floats(shape->rows, shape->at);
     s.out = guarded_new((size_t)s.elements * dtype_size(shape->dtype), shape->at);

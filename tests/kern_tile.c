@@ -80,9 +80,9 @@ static tile_memory memory_new(const kern_run *run, const tile_problem *p)
 {
     const ha_arith *a = run->arith;
     tile_memory mem = {.padded = ha_round_up(p->rows, a->mr)};
-    mem.padded_dv = (int)ha_padded_dv(a, p->dv);
+    mem.padded_dv = (int)ha_padded_columns(a, p->dv);
     ha_tile *t = &mem.tile;
-    *t = (ha_tile){.rows = p->rows, .head_dim = p->head_dim, .dv = p->dv, .scale = p->scale,
+    *t = (ha_tile){.rows = p->rows, .head_dim = p->head_dim, .head_dim_v = p->dv, .scale = p->scale,
                    .careful = p->careful};
     mem.g[Q] = kern_floats(mem.padded * ha_ldq(a, p->head_dim), p->at);
     mem.g[M] = kern_floats(mem.padded, p->at);

@@ -27,7 +27,7 @@ static void carve_hash(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_pl
     u->korder = ha_carve(c, nk, sizeof *u->korder);
     u->bounds = ha_carve(c, cpu->group * max->max_bounds, sizeof *u->bounds);
     u->tau = ha_carve(c, cpu->group * max->max_rects * ha_cap_tiles(p, cpu->arith), sizeof *u->tau);
-    if (p->sampling == HYPERATTN_VNORM) {
+    if (p->sampling == HYPERATTN_SAMPLING_VNORM) {
         u->vnorm = ha_carve(c, max->nk, sizeof *u->vnorm);
         u->mass = ha_carve(c, max->nk, sizeof *u->mass);
     }

@@ -41,7 +41,7 @@ void ha_columns_attend(const ha_run *run, ha_scratch *s, const ha_columns *c, in
                 .rows = (int)ha_min(a->br, rows - r),
                 .keys = (int)ha_min(a->bc, n - x),
                 .head_dim = (int)p->head_dim,
-                .dv = (int)dv,
+                .head_dim_v = (int)dv,
                 .scale = p->softmax_scale * HA_LOG2E,
                 .m = s->m + r,
                 .l = s->l + r,

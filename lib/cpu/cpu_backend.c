@@ -111,8 +111,8 @@ static hyperattn_status cpu_plan(hyperattn_plan *plan)
         .units = p->batch * p->nheads_kv,
         .ldproj = ha_round_up(plan->params.lsh_num_projs, kernels->f32.lanes),
     };
-    cpu->ldacc = ha_padded_dv(cpu->arith, p->head_dim_v);
-    cpu->ldgrad = ha_padded_dv(cpu->arith, p->head_dim);
+    cpu->ldacc = ha_padded_columns(cpu->arith, p->head_dim_v);
+    cpu->ldgrad = ha_padded_columns(cpu->arith, p->head_dim);
     plan->backend_data = cpu;
     hyperattn_status status = build_layouts(plan, cpu);
     if (!status) {

@@ -102,7 +102,7 @@ static void attend_rows(const ha_run *run, const slice *sl, ha_scratch *s, int64
         .rows = (int)rows,
         .keys = (int)ha_min(keys, high),
         .head_dim = (int)p->head_dim,
-        .dv = (int)p->head_dim_v,
+        .head_dim_v = (int)p->head_dim_v,
         .scale = p->softmax_scale * HA_LOG2E,
         .m = s->m + r,
         .l = s->l + r,

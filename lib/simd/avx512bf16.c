@@ -48,7 +48,7 @@ static inline vf vpair_u16(const uint16_t *even, const uint16_t *odd)
 #include "body_bf16.h"
 
 static const ha_arith bf16_arith = {
-    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = 2, .run = 1,
+    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = 2, .row_units = 1,
     .load_q = load_q_bf16, .pack_k = pack_k_bf16, .pack_v = pack_v_bf16, .attend = attend_bf16,
     .gr = GR, .gc = GC, .grad_scratch = grad_scratch_bf16, .backward = backward_bf16,
 };

@@ -17,7 +17,7 @@ static inline __attribute__((always_inline)) void store_weights_f32(float *row, 
 
 #define FN(name) name##_f32
 #define PAIR 1
-#define RUN 1
+#define ROW_UNITS 1
 #define BLOCK(acc, nv, ...) block(acc, MR, nv, __VA_ARGS__, vmadd)
 #define STORE_P(s, r, j, p, n) store_weights_f32((s) + (r) * BC + (j), p, n)
 #define BLOCK_T(acc, nv, ...) block_t(acc, MR, nv, __VA_ARGS__, vmadd)
@@ -30,7 +30,7 @@ static inline __attribute__((always_inline)) void store_weights_f32(float *row, 
 #include "body_backward.h"
 #undef FN
 #undef PAIR
-#undef RUN
+#undef ROW_UNITS
 #undef BLOCK
 #undef STORE_P
 #undef BLOCK_T
@@ -42,7 +42,7 @@ enum { F32_MR = MR, F32_BR = BR, F32_GR = GR };
 #define F32_ARITH                                                                        \
     {                                                                                    \
         .mr = F32_MR, .nr = NR, .lanes = VLEN, .br = F32_BR, .bc = BC, .pair = 1,        \
-        .run = 1, .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v,                  \
+        .row_units = 1, .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v,                  \
         .attend = attend_f32, .gr = F32_GR, .gc = GC, .grad_scratch = grad_scratch_f32,  \
         .backward = backward_f32,                                                        \
     }

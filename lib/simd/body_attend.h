@@ -4,7 +4,7 @@
  * row maxima, exponentials and row sums, and the product with the values. Included once per
  * arithmetic; before that the includer defines
  *     FN(name)                  the arithmetic's function names
- *     PAIR, RUN                 ha_arith.pair and run
+ *     PAIR, ROW_UNITS                 ha_arith.pair and row_units
  *     BLOCK(acc, nv, ...)       the register block, as block, MR rows of it
  *     STORE_P(s, r, j, p, n)    stores n vectors of row r's weights, from key j on, over the scores
  *                               s[BR][BC], as in a query tile whose ldq is BC
@@ -89,7 +89,7 @@ static void FN(mask_block)(const ha_tile *t, float *top, int r, int c, int nv)
 /* The panel from key c on, of which some rows do not see every key, or whose scores are capped. */
 static __attribute__((noinline)) void FN(masked_scores)(const ha_tile *t, float *top, int c)
 {
-    int64_t depth = ha_round_up(t->head_dim, PAIR * RUN) / PAIR, ldq = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR, ldq = ha_round_up(depth, VLEN);
     const float *k = (const float *)t->k + c * depth;
     for (int r = 0; r < t->rows; r += MR) {
         float unmasked[MR * VLEN] = {0}, *s = t->scratch + r * BC + c;
@@ -111,7 +111,7 @@ static inline __attribute__((always_inline)) void FN(full_scores)(const ha_tile 
                                                                   int c, ahead_rows *ahead,
                                                                   int rest)
 {
-    int64_t depth = ha_round_up(t->head_dim, PAIR * RUN) / PAIR, ldq = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR, ldq = ha_round_up(depth, VLEN);
     const float *q = t->q, *k = (const float *)t->k + c * depth, *next = k + depth * NR;
     const float *logw = t->logw + c;
     const float scale = t->scale;
@@ -179,7 +179,7 @@ static void FN(grow_max)(const ha_tile *t, int r, float top)
         vf alpha = vset1(top - t->m[r]);
         vexp2_neg(&alpha, 1);
         float *acc = t->acc + r * t->ldacc;
-        for (int c = 0; c < t->dv; c += VLEN)
+        for (int c = 0; c < t->head_dim_v; c += VLEN)
             vstore(acc + c, vmul(vload(acc + c), alpha));
         t->l[r] *= vfirst(alpha);
     }
@@ -204,13 +204,13 @@ static inline void FN(softmax_row)(const ha_tile *t, int r, int keys, vf top)
 /* Copies `units` units of a column panel, with the keys from limit on set to zero. */
 static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t units, int limit)
 {
-    int64_t seen = limit < 0 ? 0 : limit / (PAIR * RUN) * RUN;
+    int64_t seen = limit < 0 ? 0 : limit / (PAIR * ROW_UNITS) * ROW_UNITS;
     seen = seen < units ? seen : units;
     memcpy(dst, v, (size_t)(seen * width) * sizeof *dst);
     memset(dst + seen * width, 0, (size_t)((units - seen) * width) * sizeof *dst);
     if (limit > 0 && seen < units) /* the first values of each run */
-        for (int64_t x = seen * width; x < (seen + RUN) * width; x += RUN)
-            memcpy(dst + x, v + x, (size_t)(limit % (PAIR * RUN)) * sizeof *dst / PAIR);
+        for (int64_t x = seen * width; x < (seen + ROW_UNITS) * width; x += ROW_UNITS)
+            memcpy(dst + x, v + x, (size_t)(limit % (PAIR * ROW_UNITS)) * sizeof *dst / PAIR);
 }
 
 /* The values of a masked chunk that holds an Inf or NaN: 0 * NaN must not reach rows that do not
@@ -219,9 +219,9 @@ static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t 
 static void FN(values_carefully)(const ha_tile *t, int r)
 {
     float seen[NR * VSTEP], acc[MR * NR];
-    ha_panels panels = ha_column_panels(t->dv, VLEN, NR);
+    ha_panels panels = ha_column_panels(t->head_dim_v, VLEN, NR);
     int64_t units = FN(group_keys)(t, r) / PAIR, width;
-    for (int64_t c = 0; c < t->dv; c += width) {
+    for (int64_t c = 0; c < t->head_dim_v; c += width) {
         const float *v = (const float *)t->v + c * t->vpanel;
         width = ha_panel_width(&panels, c);
         for (int i = r; i < r + MR; i++) {
@@ -233,7 +233,7 @@ static void FN(values_carefully)(const ha_tile *t, int r)
                 FN(copy_visible)(seen, v + (t->vfirst + u) * width, width, n,
                                  t->limit[i] - (int)u * PAIR);
                 BY_WIDTH(FN(value_block), (int)(width / VLEN), acc, NR,
-                         t->scratch + r * BC + u * RUN, seen, n)
+                         t->scratch + r * BC + u * ROW_UNITS, seen, n)
             }
             memcpy(t->acc + i * t->ldacc + c, acc + (i - r) * NR, (size_t)width * sizeof *acc);
         }
@@ -247,7 +247,7 @@ static inline __attribute__((always_inline)) void FN(value_rows)(const ha_tile *
                                                                  const float *next, int64_t share,
                                                                  int nv)
 {
-    const float *p = t->scratch + u * RUN;
+    const float *p = t->scratch + u * ROW_UNITS;
     const int64_t ldacc = t->ldacc, rows = t->rows;
     const int masked = t->limit != NULL;
     int64_t units = FN(group_keys)(t, 0) / PAIR - u;
@@ -264,15 +264,15 @@ static inline __attribute__((always_inline)) void FN(value_rows)(const ha_tile *
  * can hold while all rows pass. */
 static __attribute__((noinline)) void FN(values)(const ha_tile *t)
 {
-    const ha_panels panels = ha_column_panels(t->dv, VLEN, NR);
+    const ha_panels panels = ha_column_panels(t->head_dim_v, VLEN, NR);
     const int groups = (t->rows + MR - 1) / MR;
     const float *pack = t->v;
     int64_t width;
     for (int64_t u = 0; u * PAIR < t->keys; u += VSTEP)
-        for (int64_t c = 0; c < t->dv; c += width) {
+        for (int64_t c = 0; c < t->head_dim_v; c += width) {
             width = ha_panel_width(&panels, c);
             /* next: the same units of the next column panel, or the next units of the first one */
-            int64_t c2 = c + width < t->dv ? c + width : 0, width2 = ha_panel_width(&panels, c2);
+            int64_t c2 = c + width < t->head_dim_v ? c + width : 0, width2 = ha_panel_width(&panels, c2);
             const float *v = pack + c * t->vpanel + (t->vfirst + u) * width;
             const float *next = pack + c2 * t->vpanel + (t->vfirst + (c2 ? u : u + VSTEP)) * width2;
             BY_WIDTH(FN(value_rows), (int)(width / VLEN), t, t->acc + c, v, u, next,

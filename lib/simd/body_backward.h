@@ -11,7 +11,7 @@
  *     GR, GC                    ha_arith.gr and gc
  *     BLOCK_T(acc, nv, ...)     the register block with a transposed left operand, as block_t
  *     STORE_GRAD(g, r, j, p, ds, n)  stores n vectors of P and dS, from key j on, of each of the
- *                               PAIR * RUN rows from r on, as operands of the products
+ *                               PAIR * ROW_UNITS rows from r on, as operands of the products
  */
 
 /* Floats between the rows of X and Y: an odd number of cache lines, so that a column lies in many
@@ -19,7 +19,7 @@
 #define LDX (GC + 16)
 
 /* Rows that see the same whole vectors of keys, as far as the tile is concerned. */
-#if MR % (PAIR * RUN) == 0
+#if MR % (PAIR * ROW_UNITS) == 0
 #define GROUP MR
 #else
 #define GROUP (2 * MR)
@@ -85,7 +85,7 @@ static inline __attribute__((always_inline)) void FN(grad_product_block)(
 static __attribute__((noinline)) void FN(grad_product_some)(const ha_grad_tile *t,
                                                             const FN(grad_product) *p, int c)
 {
-    int64_t depth = ha_round_up(p->dim, PAIR * RUN) / PAIR, lda = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(p->dim, PAIR * ROW_UNITS) / PAIR, lda = ha_round_up(depth, VLEN);
     const float *b = p->b + c * depth;
     for (int r = 0; r < t->rows; r += MR) {
         int left = FN(grad_group_keys)(t, r / GROUP * GROUP) - c;
@@ -102,7 +102,7 @@ static inline __attribute__((always_inline)) void FN(grad_product_all)(const ha_
                                                                        FN(grad_product) *p, int c,
                                                                        int rest)
 {
-    int64_t depth = ha_round_up(p->dim, PAIR * RUN) / PAIR, lda = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(p->dim, PAIR * ROW_UNITS) / PAIR, lda = ha_round_up(depth, VLEN);
     const float *a = p->a, *b = p->b + c * depth, *w = p->w + c;
     const float scale = p->scale;
     float *out = p->out + c;
@@ -147,19 +147,19 @@ static void FN(grad_products)(const ha_grad_tile *t, FN(grad_product) *p, const 
 
 /* ---- 2: P and dS ----------------------------------------------------------------------------- */
 
-/* n vectors of PAIR * RUN rows. masked: those rows may not see all of the keys. */
+/* n vectors of PAIR * ROW_UNITS rows. masked: those rows may not see all of the keys. */
 static inline __attribute__((always_inline)) void FN(grad_weights)(const FN(grad) *g, int r, int j,
                                                                    int n, int masked)
 {
     const ha_grad_tile *t = g->t;
     vf p[4], ds[4];
-    for (int i = 0; i < PAIR * RUN; i++) {
+    for (int i = 0; i < PAIR * ROW_UNITS; i++) {
         vf lse = vset1(t->lse[masked && r + i >= t->rows ? 0 : r + i]);
         for (int x = 0; x < n; x++) /* x >= 0 whatever rounding did; NaN stays */
             p[i * n + x] = vsub(lse, vmin(lse, vload(g->x + (r + i) * LDX + j + x * VLEN)));
     }
-    vexp2_neg(p, PAIR * RUN * n);
-    for (int i = 0; i < PAIR * RUN; i++) {
+    vexp2_neg(p, PAIR * ROW_UNITS * n);
+    for (int i = 0; i < PAIR * ROW_UNITS; i++) {
         vf delta = vset1(t->delta[masked && r + i >= t->rows ? 0 : r + i]);
         int seen = masked && r + i < t->rows ? FN(grad_keys)(t, r + i) - j : 0;
         for (int x = 0; x < n; x++) {
@@ -177,7 +177,7 @@ static inline __attribute__((always_inline)) void FN(grad_weights)(const FN(grad
 static inline __attribute__((always_inline)) void FN(grad_weight_rows)(const FN(grad) *g, int r,
                                                                        int keys, int masked)
 {
-    enum { N = 4 / (PAIR * RUN) };
+    enum { N = 4 / (PAIR * ROW_UNITS) };
     int j = 0;
     for (; j + N * VLEN <= keys; j += N * VLEN)
         FN(grad_weights)(g, r, j, N, masked);
@@ -211,7 +211,7 @@ static void FN(grad_all_weights)(const FN(grad) *g)
     for (int r = 0; r < t->rows; r += GROUP) {
         int keys = FN(grad_group_keys)(t, r);
         int masked = keys > FN(grad_keys)(t, r) || r + GROUP > t->rows;
-        for (int i = r; i < r + GROUP; i += PAIR * RUN)
+        for (int i = r; i < r + GROUP; i += PAIR * ROW_UNITS)
             if (masked)
                 FN(grad_weight_rows)(g, i, keys, 1);
             else
@@ -252,10 +252,10 @@ static inline __attribute__((always_inline)) void FN(grad_keys_panel)(const ha_g
                                                                       const float *a,
                                                                       const float *b, int nv)
 {
-    const int64_t units = ha_round_up(t->rows, PAIR * RUN) / PAIR;
+    const int64_t units = ha_round_up(t->rows, PAIR * ROW_UNITS) / PAIR;
     int keys = t->keys;
     if (units % STEPS == 0 && FN(grad_keys)(t, 0) == keys)
-        for (; keys > 0; keys -= MR, out += MR * ld, a += MR * RUN)
+        for (; keys > 0; keys -= MR, out += MR * ld, a += MR * ROW_UNITS)
             FN(grad_key_block)(out, ld, a, b, units, keys, 0, nv);
     else
         for (int j = 0, first = 0; j < keys; j += MR, out += MR * ld) {
@@ -264,7 +264,7 @@ static inline __attribute__((always_inline)) void FN(grad_keys_panel)(const ha_g
             if (first == t->rows)
                 return;
             int64_t u = first / GROUP * (GROUP / PAIR);
-            FN(grad_key_block)(out, ld, a + u * LDX + j * RUN, b + u * nv * VLEN, units - u,
+            FN(grad_key_block)(out, ld, a + u * LDX + j * ROW_UNITS, b + u * nv * VLEN, units - u,
                                keys - j, 1, nv);
         }
 }
@@ -290,7 +290,7 @@ static inline __attribute__((always_inline)) void FN(grad_rows_panel)(const ha_g
                                                                       int nv)
 {
     const int64_t ld = t->lddq;
-    a += u * RUN;
+    a += u * ROW_UNITS;
     for (int r = 0; r < t->rows; r += MR, a += MR * LDX, out += MR * ld) {
         int64_t units = FN(grad_group_keys)(t, r / GROUP * GROUP) / PAIR - u;
         if (units <= 0)
@@ -328,13 +328,13 @@ static void FN(backward)(const ha_grad_tile *t)
     g.dst = PAIR == 1 ? g.y : g.pt + GR / PAIR * LDX;
     FN(grad_product) scores = {.out = g.x, .a = t->q, .b = t->k, .dim = t->head_dim,
                                .scale = t->scale, .w = t->logw};
-    FN(grad_product) slopes = {.out = g.y, .a = t->dout, .b = t->v, .dim = t->dv, .scale = 1,
+    FN(grad_product) slopes = {.out = g.y, .a = t->dout, .b = t->v, .dim = t->head_dim_v, .scale = 1,
                                .w = zeros};
-    FN(grad_products)(t, &scores, t->dout, t->dv);
-    int64_t ldq = ha_round_up(ha_round_up(t->head_dim, PAIR * RUN) / PAIR, VLEN);
+    FN(grad_products)(t, &scores, t->dout, t->head_dim_v);
+    int64_t ldq = ha_round_up(ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR, VLEN);
     FN(grad_products)(t, &slopes, (const float *)t->q + t->rows * ldq, t->head_dim);
     FN(grad_all_weights)(&g);
-    FN(grad_key_sums)(t, t->dvalue, t->lddv, g.pt, t->dout_sum, t->dv);
+    FN(grad_key_sums)(t, t->dv, t->lddv, g.pt, t->dout_sum, t->head_dim_v);
     FN(grad_key_sums)(t, t->dk, t->lddk, g.dst, t->q_sum, t->head_dim);
     FN(grad_row_sums)(t, g.dsr);
 }

@@ -52,12 +52,12 @@ static void pack_k_bf16(void *dst, const ha_rows *src, int64_t nkeys, int64_t he
 }
 
 /* Values [c, c + VLEN) of two rows as pairs; finite keeps NaN once a value is not finite. */
-static inline vf load_pair(const ha_rows *src, int64_t i, int64_t nkeys, int64_t c, int64_t dv,
+static inline vf load_pair(const ha_rows *src, int64_t i, int64_t nkeys, int64_t c, int64_t columns,
                            vf *odd)
 {
     uint16_t row[2][VLEN];
     memset(row, 0, sizeof row);
-    int64_t n = dv - c < VLEN ? dv - c : VLEN;
+    int64_t n = columns - c < VLEN ? columns - c : VLEN;
     for (int x = 0; x < 2; x++)
         if (i + x < nkeys)
             memcpy(row[x], (const uint16_t *)ha_row_at(src, i + x) + c, (size_t)n * 2);
@@ -67,19 +67,19 @@ static inline vf load_pair(const ha_rows *src, int64_t i, int64_t nkeys, int64_t
 }
 
 static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
-                       int64_t dv)
+                       int64_t columns)
 {
-    ha_panels panels = ha_column_panels(dv, VLEN, NR);
+    ha_panels panels = ha_column_panels(columns, VLEN, NR);
     int64_t width;
     vf odd = vzero(); /* becomes NaN with the first value that is not finite */
     for (int64_t i = 0; i < ha_round_up(nkeys, NR); i += 2) {
-        prefetch_row(src, i + AHEAD, nkeys, dv);
-        prefetch_row(src, i + AHEAD + 1, nkeys, dv);
-        for (int64_t c = 0; c < dv; c += width) {
+        prefetch_row(src, i + AHEAD, nkeys, columns);
+        prefetch_row(src, i + AHEAD + 1, nkeys, columns);
+        for (int64_t c = 0; c < columns; c += width) {
             width = ha_panel_width(&panels, c);
             float *p = (float *)dst + c * vpanel + (vfirst + i / 2) * width;
             for (int64_t j = 0; j < width; j += VLEN)
-                vstore(p + j, load_pair(src, i, nkeys, c + j, dv, &odd));
+                vstore(p + j, load_pair(src, i, nkeys, c + j, columns, &odd));
         }
     }
     return vhsum(odd) == 0;
@@ -89,7 +89,7 @@ static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows 
  * load begins. */
 #define FN(name) name##_bf16
 #define PAIR 2
-#define RUN 1
+#define ROW_UNITS 1
 #define BLOCK(acc, nv, ...) block(acc, MR, nv, __VA_ARGS__, vdot_bf16)
 #define STORE_P(s, r, j, p, n) vstore_weights((uint16_t *)((s) + (r) * BC) + (j), p, n)
 #define BLOCK_T(acc, nv, ...) block_t(acc, MR, nv, __VA_ARGS__, vdot_bf16)
@@ -104,7 +104,7 @@ static int pack_v_bf16(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows 
 #include "body_backward.h"
 #undef FN
 #undef PAIR
-#undef RUN
+#undef ROW_UNITS
 #undef BLOCK
 #undef STORE_P
 #undef BLOCK_T

@@ -112,26 +112,26 @@ static void pack_k(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_di
 
 static inline __attribute__((always_inline)) int pack_v_as(void *dst, int64_t vpanel,
                                                            int64_t vfirst, const ha_rows *src,
-                                                           int64_t nkeys, int64_t dv,
+                                                           int64_t nkeys, int64_t columns,
                                                            hyperattn_dtype dtype)
 {
-    ha_panels panels = ha_column_panels(dv, VLEN, NR);
+    ha_panels panels = ha_column_panels(columns, VLEN, NR);
     int64_t pad = ha_round_up(nkeys, NR) - nkeys, width;
     vf odd = vzero(); /* becomes NaN with the first value that is not finite */
     for (int64_t i = 0; i < nkeys; i++) {
         const char *row = ha_row_at(src, i);
-        prefetch_row(src, i + AHEAD, nkeys, dv);
-        for (int64_t c = 0; c < dv; c += width) {
+        prefetch_row(src, i + AHEAD, nkeys, columns);
+        for (int64_t c = 0; c < columns; c += width) {
             width = ha_panel_width(&panels, c);
             float *p = (float *)dst + c * vpanel + (vfirst + i) * width;
             for (int64_t j = 0; j < width; j += VLEN) {
-                vf x = load_row(row, dtype, c + j, dv);
+                vf x = load_row(row, dtype, c + j, columns);
                 odd = vfma(x, vzero(), odd);
                 vstore(p + j, x);
             }
         }
     }
-    for (int64_t c = 0; c < dv; c += width) {
+    for (int64_t c = 0; c < columns; c += width) {
         width = ha_panel_width(&panels, c);
         memset((float *)dst + c * vpanel + (vfirst + nkeys) * width, 0, (size_t)(pad * width) * 4);
     }
@@ -139,14 +139,14 @@ static inline __attribute__((always_inline)) int pack_v_as(void *dst, int64_t vp
 }
 
 static int pack_v(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
-                  int64_t dv)
+                  int64_t columns)
 {
     switch (src->dtype) {
-    case HYPERATTN_F32: return pack_v_as(dst, vpanel, vfirst, src, nkeys, dv, HYPERATTN_F32);
-    case HYPERATTN_BF16: return pack_v_as(dst, vpanel, vfirst, src, nkeys, dv, HYPERATTN_BF16);
+    case HYPERATTN_F32: return pack_v_as(dst, vpanel, vfirst, src, nkeys, columns, HYPERATTN_F32);
+    case HYPERATTN_BF16: return pack_v_as(dst, vpanel, vfirst, src, nkeys, columns, HYPERATTN_BF16);
     case HYPERATTN_F16: break;
     }
-    return pack_v_as(dst, vpanel, vfirst, src, nkeys, dv, HYPERATTN_F16);
+    return pack_v_as(dst, vpanel, vfirst, src, nkeys, columns, HYPERATTN_F16);
 }
 
 /* Values [c, n) of a row in its dtype, at most VLEN of them; nothing behind n is written. */
@@ -169,14 +169,14 @@ static inline void store_row(char *row, hyperattn_dtype dtype, int64_t c, int64_
 }
 
 static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
-                       int64_t rows, int64_t dv)
+                       int64_t rows, int64_t columns)
 {
     ha_rows at = {dst->base, dst->stride, dst->index, dst->first, dst->dtype};
     for (int64_t i = 0; i < rows; i++, acc += ldacc) {
         char *row = (char *)dst->base + ((const char *)ha_row_at(&at, i) - (const char *)dst->base);
         vf w = vset1(inv[i]);
-        for (int64_t c = 0; c < dv; c += VLEN)
-            store_row(row, dst->dtype, c, dv, vmul(vload(acc + c), w));
+        for (int64_t c = 0; c < columns; c += VLEN)
+            store_row(row, dst->dtype, c, columns, vmul(vload(acc + c), w));
     }
 }
 

@@ -17,7 +17,7 @@
 
 /* Units of a pair of rows lie in runs of two: a register holds a run of each. */
 #define PAIR 2
-#define RUN 2
+#define ROW_UNITS 2
 
 static inline vf vlow_halves(vf a, vf b)
 {
@@ -74,7 +74,7 @@ static inline void pack_rows(float *dst, const ha_rows *src, int64_t rows, int64
 
 static int64_t units(int64_t n)
 {
-    return ha_round_up(n, PAIR * RUN) / PAIR;
+    return ha_round_up(n, PAIR * ROW_UNITS) / PAIR;
 }
 
 static void load_q_mmla(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim)
@@ -101,7 +101,7 @@ static inline uint16x4_t load_values(const ha_rows *src, int64_t i, int64_t rows
 }
 
 /* Four columns of four keys, one after the other. */
-static inline void store_runs(float *p, const uint16x4_t keys[PAIR * RUN])
+static inline void store_runs(float *p, const uint16x4_t keys[PAIR * ROW_UNITS])
 {
     uint16x4x2_t even = vzip_u16(keys[0], keys[2]), odd = vzip_u16(keys[1], keys[3]);
     uint16x8_t a = vcombine_u16(even.val[0], even.val[1]), b = vcombine_u16(odd.val[0], odd.val[1]);
@@ -110,22 +110,22 @@ static inline void store_runs(float *p, const uint16x4_t keys[PAIR * RUN])
 }
 
 static int pack_v_mmla(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
-                       int64_t dv)
+                       int64_t columns)
 {
-    ha_panels panels = ha_column_panels(dv, VLEN, NR);
+    ha_panels panels = ha_column_panels(columns, VLEN, NR);
     int64_t width;
     vf odd = vzero(); /* becomes NaN with the first value that is not finite */
-    for (int64_t i = 0; i < ha_round_up(nkeys, NR); i += PAIR * RUN) {
-        for (int x = 0; x < PAIR * RUN; x++)
-            prefetch_row(src, i + x + AHEAD, nkeys, dv);
-        for (int64_t c = 0; c < dv; c += width) {
+    for (int64_t i = 0; i < ha_round_up(nkeys, NR); i += PAIR * ROW_UNITS) {
+        for (int x = 0; x < PAIR * ROW_UNITS; x++)
+            prefetch_row(src, i + x + AHEAD, nkeys, columns);
+        for (int64_t c = 0; c < columns; c += width) {
             width = ha_panel_width(&panels, c);
             float *p = (float *)dst + c * vpanel + (vfirst + i / PAIR) * width;
             for (int64_t j = 0; j < width; j += VLEN) {
-                uint16x4_t keys[PAIR * RUN];
-                for (int x = 0; x < PAIR * RUN; x++)
-                    keys[x] = load_values(src, i + x, nkeys, c + j, dv, &odd);
-                store_runs(p + RUN * j, keys);
+                uint16x4_t keys[PAIR * ROW_UNITS];
+                for (int x = 0; x < PAIR * ROW_UNITS; x++)
+                    keys[x] = load_values(src, i + x, nkeys, c + j, columns, &odd);
+                store_runs(p + ROW_UNITS * j, keys);
             }
         }
     }
@@ -167,15 +167,15 @@ static inline __attribute__((always_inline)) void mmla_block(vf acc[MR][NRV], in
     swap_halves(acc, nv);
     for (; depth >= STEPS; depth -= STEPS, a += 2 * STEPS, b += STEPS * ldb) {
         UNROLL
-        for (int x = 0; x < STEPS; x += RUN)
+        for (int x = 0; x < STEPS; x += ROW_UNITS)
             mmla_step(acc, nv, a + 2 * x, lda, b + x * ldb);
     }
-    for (; rest && depth > 0; depth -= RUN, a += 2 * RUN, b += RUN * ldb)
+    for (; rest && depth > 0; depth -= ROW_UNITS, a += 2 * ROW_UNITS, b += ROW_UNITS * ldb)
         mmla_step(acc, nv, a, lda, b);
     swap_halves(acc, nv);
 }
 
-/* The same with panels of pairs [depth / RUN][lda] on the left. */
+/* The same with panels of pairs [depth / ROW_UNITS][lda] on the left. */
 static inline __attribute__((always_inline)) void mmla_block_t(vf acc[MR][NRV], int nv,
                                                                const float *a, int64_t lda,
                                                                const float *b, int64_t ldb,
@@ -184,11 +184,11 @@ static inline __attribute__((always_inline)) void mmla_block_t(vf acc[MR][NRV], 
     swap_halves(acc, nv);
     for (; depth >= STEPS; depth -= STEPS, a += STEPS * lda, b += STEPS * ldb) {
         UNROLL
-        for (int x = 0; x < STEPS; x += RUN)
-            mmla_step(acc, nv, a + x * lda, RUN, b + x * ldb);
+        for (int x = 0; x < STEPS; x += ROW_UNITS)
+            mmla_step(acc, nv, a + x * lda, ROW_UNITS, b + x * ldb);
     }
-    for (; rest && depth > 0; depth -= RUN, a += RUN * lda, b += RUN * ldb)
-        mmla_step(acc, nv, a, RUN, b);
+    for (; rest && depth > 0; depth -= ROW_UNITS, a += ROW_UNITS * lda, b += ROW_UNITS * ldb)
+        mmla_step(acc, nv, a, ROW_UNITS, b);
     swap_halves(acc, nv);
 }
 
@@ -197,7 +197,7 @@ static inline __attribute__((always_inline)) void mmla_block_t(vf acc[MR][NRV], 
 static inline __attribute__((always_inline)) void store_weights(float *s, int ld, int r, int j,
                                                                 const vf *p, int n)
 {
-    s += (r - r % 2) * ld + j + r % 2 * RUN;
+    s += (r - r % 2) * ld + j + r % 2 * ROW_UNITS;
     for (int i = 0; i < n; i++) {
         bfloat16x4_t weights = vcvt_bf16_f32(p[i]);
         memcpy(s + i * VLEN, &weights, sizeof weights);
@@ -211,7 +211,7 @@ static inline __attribute__((always_inline)) void store_runs_of(float *s, const 
     vtranspose(keys);
     for (int j = 0; j < VLEN; j++) {
         bfloat16x4_t rows = vcvt_bf16_f32(keys[j]);
-        memcpy(s + j * RUN, &rows, sizeof rows);
+        memcpy(s + j * ROW_UNITS, &rows, sizeof rows);
     }
 }
 
@@ -221,9 +221,9 @@ static inline __attribute__((always_inline)) void store_runs_of(float *s, const 
 #define BLOCK_T mmla_block_t
 #define STORE_GRAD(g, r, j, p, ds, n)                                      \
     do {                                                                   \
-        store_runs_of((g)->pt + (r) / PAIR * LDX + (j) * RUN, p);          \
-        store_runs_of((g)->dst + (r) / PAIR * LDX + (j) * RUN, ds);        \
-        for (int x = 0; x < PAIR * RUN; x++)                               \
+        store_runs_of((g)->pt + (r) / PAIR * LDX + (j) * ROW_UNITS, p);          \
+        store_runs_of((g)->dst + (r) / PAIR * LDX + (j) * ROW_UNITS, ds);        \
+        for (int x = 0; x < PAIR * ROW_UNITS; x++)                               \
             store_weights((g)->dsr, LDX, (r) + x, j, (ds) + x * (n), n);   \
     } while (0)
 #include "body_attend.h"
@@ -235,7 +235,7 @@ static double mmla_peak(int64_t iters)
 }
 
 static const ha_arith bf16_arith = {
-    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = PAIR, .run = RUN,
+    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = PAIR, .run = ROW_UNITS,
     .load_q = load_q_mmla, .pack_k = pack_k_mmla, .pack_v = pack_v_mmla, .attend = attend_mmla,
     .gr = GR, .gc = GC, .grad_scratch = grad_scratch_mmla, .backward = backward_mmla,
 };

@@ -50,14 +50,14 @@ static void pack_k(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_di
 }
 
 static int pack_v(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
-                  int64_t dv)
+                  int64_t columns)
 {
-    ha_panels panels = ha_column_panels(dv, 1, NR);
+    ha_panels panels = ha_column_panels(columns, 1, NR);
     int64_t width;
     int finite = 1;
     for (int64_t i = 0; i < ha_round_up(nkeys, NR); i++) {
         const char *row = i < nkeys ? ha_row_at(src, i) : NULL;
-        for (int64_t c = 0; c < dv; c += width) {
+        for (int64_t c = 0; c < columns; c += width) {
             width = ha_panel_width(&panels, c);
             float *p = (float *)dst + c * vpanel + (vfirst + i) * width;
             for (int64_t j = 0; j < width; j++) {
@@ -117,7 +117,7 @@ static void grow_max(const ha_tile *t, int i, float top)
     if (t->m[i] != -INFINITY) {
         float alpha = exp2_value(t->m[i] - top);
         t->l[i] *= alpha;
-        for (int c = 0; c < t->dv; c++)
+        for (int c = 0; c < t->head_dim_v; c++)
             t->acc[i * t->ldacc + c] *= alpha;
     }
     t->m[i] = top;
@@ -133,9 +133,9 @@ static void attend_row(const ha_tile *t, int i)
     float base = t->m[i] == -INFINITY ? 0 : t->m[i];
     for (int j = 0; j < keys; j++)
         t->l[i] += s[j] = exp2_value(s[j] - base);
-    ha_panels panels = ha_column_panels(t->dv, 1, NR);
+    ha_panels panels = ha_column_panels(t->head_dim_v, 1, NR);
     int64_t width;
-    for (int64_t c = 0; c < t->dv; c += width) {
+    for (int64_t c = 0; c < t->head_dim_v; c += width) {
         width = ha_panel_width(&panels, c);
         const float *v = (const float *)t->v + c * t->vpanel;
         float *acc = t->acc + i * t->ldacc + c;
@@ -171,7 +171,7 @@ static void backward_entry(const ha_grad_tile *t, int i, int j, float s, float d
     int capped = t->cap && s >= t->cap[i];
     float x = (capped ? t->cap[i] : s) - t->lse[i], p = exp2_value(x > 0 ? 0 : x);
     float slope = dp - t->delta[i];
-    add_packed(t->dvalue + j * t->lddv, p, t->dout_sum, t->rpanel, t->rfirst + i, t->dv);
+    add_packed(t->dv + j * t->lddv, p, t->dout_sum, t->rpanel, t->rfirst + i, t->head_dim_v);
     if (capped) {
         t->capped[i] += slope;
         return;
@@ -185,11 +185,11 @@ static void backward(const ha_grad_tile *t)
     float s[NR], dp[NR];
     for (int i = 0; i < t->rows; i++) {
         const float *q = (const float *)t->q + (int64_t)i * t->head_dim;
-        const float *dout = (const float *)t->dout + (int64_t)i * t->dv;
+        const float *dout = (const float *)t->dout + (int64_t)i * t->head_dim_v;
         int seen = t->limit && t->limit[i] < t->keys ? t->limit[i] : t->keys;
         for (int c = 0; c < seen; c += NR) {
             panel_dots(s, q, (const float *)t->k + (int64_t)c * t->head_dim, t->head_dim);
-            panel_dots(dp, dout, (const float *)t->v + (int64_t)c * t->dv, t->dv);
+            panel_dots(dp, dout, (const float *)t->v + (int64_t)c * t->head_dim_v, t->head_dim_v);
             for (int j = c; j < seen && j < c + NR; j++)
                 backward_entry(t, i, j, s[j - c] * t->scale + t->logw[j], dp[j - c]);
         }
@@ -244,11 +244,11 @@ static void above_bits(uint16_t *bits, const float *x, int64_t ld, const float *
 }
 
 static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, const float *inv,
-                       int64_t rows, int64_t dv)
+                       int64_t rows, int64_t columns)
 {
     for (int64_t i = 0; i < rows; i++) {
         int64_t row = dst->index ? (int64_t)dst->index[i] : dst->first + i;
-        for (int64_t c = 0; c < dv; c++) {
+        for (int64_t c = 0; c < columns; c++) {
             float x = acc[i * ldacc + c] * inv[i];
             int64_t at = row * dst->stride + c;
             switch (dst->dtype) {
@@ -277,7 +277,7 @@ static double f32_peak(int64_t iters)
 
 const ha_kernels ha_kernels_ref = {
     .name = "ref",
-    .f32 = {.mr = MR, .nr = NR, .lanes = 1, .br = BR, .bc = BC, .pair = 1, .run = 1,
+    .f32 = {.mr = MR, .nr = NR, .lanes = 1, .br = BR, .bc = BC, .pair = 1, .row_units = 1,
             .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend,
             .gr = BR, .gc = BC, .grad_scratch = 0, .backward = backward},
     .project = project,
