@@ -79,7 +79,7 @@ static void one_head(baseline *b, const float *q, const float *k, const float *v
     /* scores in the log2 domain, so that the library's own vector exponential can be used */
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, nq, nk, d, scale * 1.44269504f, q, d, k, d,
                 0, b->scores, nk);
-    ha_parallel_for(b->threads, (p->seqlen_q + ROWS - 1) / ROWS, softmax_rows, b);
+    ha_parallel(b->threads, (p->seqlen_q + ROWS - 1) / ROWS, softmax_rows, b);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, nq, dv, nk, 1, b->scores, nk, v, dv, 0,
                 out, dv);
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "convert.h"
-#include "cpu/philox.h"
+#include "algo/philox.h"
 #include "parallel.h"
 
 enum {
@@ -208,7 +208,7 @@ int gen_fill(const gen_spec *spec, gen_tensor tensor, int64_t rows, hyperattn_dt
     };
     if (!f.memory)
         return -1;
-    ha_parallel_for(threads, rows, fill_row, &f);
+    ha_parallel(threads, rows, fill_row, &f);
     free(f.memory);
     return 0;
 }

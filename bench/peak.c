@@ -20,7 +20,7 @@ static void one_thread(void *peak_pointer, int64_t i, int thread)
 int peak_run(void *peak_pointer)
 {
     peak *p = peak_pointer;
-    ha_parallel_for(p->threads, p->threads, one_thread, p);
+    ha_parallel(p->threads, p->threads, one_thread, p);
     return STATUS_OK;
 }
 

@@ -23,9 +23,7 @@
 #include <stdint.h>
 
 #include "hyperattn.h"
-
-/* A projection panel holds them all: NR >= HA_MAX_PROJS at every level. */
-#define HA_MAX_PROJS 16
+#include "ha_limits.h" /* NR >= HA_MAX_PROJS at every level: a projection panel holds all directions */
 
 /* Rows of one tensor: row i is base + (index ? index[i] : first + i) * stride elements. */
 typedef struct ha_rows {

@@ -169,7 +169,7 @@ static double moved_loss(scene *s, int part, double step, double *along)
 
 START_TEST(gradients_are_the_slopes_of_forward)
 {
-    const double step = 1e-3;
+    const double step = 2e-3; /* large beside the rounding of a loss in f32 */
     for (int w = 0; w < COUNT(ways); w++) {
         scene s = scene_begin(&ways[w], levels[_i]);
         scene_backward(&s);

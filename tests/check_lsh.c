@@ -6,9 +6,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "algo/philox.h"
+#include "algo/sortlsh.h"
 #include "checkmain.h"
-#include "cpu/lsh.h"
-#include "cpu/philox.h"
 #include "kernels.h"
 
 /* ---- Philox -------------------------------------------------------------------------------- */
@@ -114,7 +114,7 @@ START_TEST(directions_are_standard_normal)
     static float g[COUNT_PER_UNIT];
     double n = (double)UNITS * COUNT_PER_UNIT, power[5] = {0}, beyond2 = 0, neighbours = 0;
     for (uint32_t unit = 0; unit < UNITS; unit++) {
-        ha_lsh_directions(g, HA_MAX_PROJS, DIM, 77, unit);
+        ha_directions(g, HA_MAX_PROJS, DIM, 77, unit);
         for (int i = 0; i < COUNT_PER_UNIT; i++) {
             double x = (double)g[i], y = 1;
             for (int p = 1; p <= 4; p++)
@@ -148,11 +148,11 @@ START_TEST(directions_follow_seed_and_unit)
         uint64_t seed;
         uint32_t unit;
     } others[] = {{6, 3}, {5, 4}, {5 + (UINT64_C(1) << 32), 3}, {0, 0}};
-    ha_lsh_directions(a, HA_MAX_PROJS, DIM, 5, 3);
-    ha_lsh_directions(b, HA_MAX_PROJS, DIM, 5, 3);
+    ha_directions(a, HA_MAX_PROJS, DIM, 5, 3);
+    ha_directions(b, HA_MAX_PROJS, DIM, 5, 3);
     ck_assert_int_eq(equal_entries(a, b, COUNT_PER_UNIT), COUNT_PER_UNIT);
     for (int i = 0; i < COUNT(others); i++) {
-        ha_lsh_directions(b, HA_MAX_PROJS, DIM, others[i].seed, others[i].unit);
+        ha_directions(b, HA_MAX_PROJS, DIM, others[i].seed, others[i].unit);
         ck_assert_msg(equal_entries(a, b, COUNT_PER_UNIT) < 3, "seed %llx, unit %u repeats 5, 3",
                       (unsigned long long)others[i].seed, (unsigned)others[i].unit);
     }
@@ -166,7 +166,7 @@ START_TEST(directions_fill_their_array_and_no_more)
         for (int64_t d = 1; d <= 9; d++) {
             guarded g = guarded_new((size_t)(r * d) * sizeof(float), AT_END);
             fill_signalling(g.data, r * d, HYPERATTN_F32);
-            ha_lsh_directions((float *)g.data, r, d, 1, 1);
+            ha_directions((float *)g.data, r, d, 1, 1);
             for (int64_t i = 0; i < r * d; i++)
                 ck_assert(isfinite(((const float *)g.data)[i]));
             ck_good(guarded_check(&g));
@@ -218,11 +218,11 @@ START_TEST(the_mean_leaves_out_what_is_not_finite)
         {6, -INFINITY, NAN, 99}, {-1, 60, INFINITY, 99},
     };
     float mean[4] = {0, 0, 0, -5};
-    ha_lsh_mean(mean, proj[0], 8, 5, 3);
+    ha_finite_means(mean, proj[0], 8, 5, 3);
     ck_assert(mean[0] == 2 && mean[1] == 30);
     ck_assert(mean[2] == 0);
     ck_assert(mean[3] == -5);
-    ha_lsh_mean(mean, proj[0], 8, 0, 3);
+    ha_finite_means(mean, proj[0], 8, 0, 3);
     ck_assert(mean[0] == 0 && mean[1] == 0 && mean[2] == 0);
 }
 END_TEST

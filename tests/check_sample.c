@@ -6,8 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "algo/approxd.h"
 #include "checkmain.h"
-#include "cpu/sample.h"
 
 enum { MAX_TOTAL = 600 };
 
@@ -195,7 +195,7 @@ START_TEST(uniform_draws_take_one_of_each_stratum)
         for (int64_t m = 1; m < all.n; m += 1 + m / 4)
             for (uint32_t block = 0; block < 20; block++) {
                 ha_sampler s = sampler_of(blocks, m);
-                s.block = block;
+                s.run = block;
                 ck_good_at(check_uniform(&s, &all), "%lld of %lld, block %u", (long long)m,
                            (long long)all.n, (unsigned)block);
             }
@@ -219,7 +219,7 @@ static void set_place(ha_sampler *s, place by, uint32_t trial)
     case BY_SEED: s->seed = trial; break;
     case BY_HEAD: s->head = trial; break;
     case BY_RECT: s->rect = trial; break;
-    case BY_BLOCK: s->block = trial; break;
+    case BY_BLOCK: s->run = trial; break;
     case BY_HIGH_SEED: s->seed = (uint64_t)trial << 32; break;
     case PLACES: break;
     }
@@ -290,7 +290,7 @@ START_TEST(vnorm_draws_follow_the_masses)
     for (uint32_t trial = 0; trial < TRIALS; trial++) {
         uint32_t position[DRAWS];
         float weight[DRAWS];
-        s.block = trial;
+        s.run = trial;
         int64_t got = ha_sample(&s, 0, DRAWS, position, weight);
         for (int64_t i = 0; i < got; i++) {
             double p = own_mass(mass, position[i]) / mass[TOTAL - 1];
@@ -412,7 +412,7 @@ START_TEST(draws_in_parts_are_the_same)
         uint32_t at_once[TOTAL], part[TOTAL];
         float weight_at_once[TOTAL], weight[TOTAL];
         s.mass = round % 2 ? masses(mass, TOTAL, 1) : NULL;
-        s.block = (uint32_t)round;
+        s.run = (uint32_t)round;
         int64_t draws = ha_sample_draws(&s), got = 0;
         int64_t all = ha_sample(&s, 0, draws, at_once, weight_at_once);
         for (int64_t first = 0, n; first < draws; first += n) {

@@ -4,8 +4,8 @@
  */
 #include <string.h>
 
+#include "algo/sortlsh.h"
 #include "checkmain.h"
-#include "cpu/sort.h"
 
 typedef struct sorting {
     int64_t n, nbuckets, first;

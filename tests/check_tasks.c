@@ -6,8 +6,8 @@
  */
 #include <string.h>
 
+#include "algo/causal.h"
 #include "checkmain.h"
-#include "cpu/causal.h"
 
 /* ---- a layout and what covers its pairs ---------------------------------------------------- */
 
@@ -83,7 +83,7 @@ static const char *cover_rect(laid *x, const ha_rect *r)
     for (int64_t i = r->q0; i < r->q0 + r->nq && !why; i++) {
         why = add_cover(x, i, r->k0, r->k0 + r->nk, APPROXIMATELY);
         for (int part = 0; part < 2 && !why; part++)
-            why = add_cover(x, i, r->exact[part][0], r->exact[part][1], EXACTLY);
+            why = add_cover(x, i, r->pinned[part][0], r->pinned[part][1], EXACTLY);
     }
     return why;
 }
@@ -142,8 +142,8 @@ static const char *check_wave(const laid *x, int64_t first, int64_t end)
         if (a->bounds != bounds)
             return failure("rectangle %lld has its bounds at %lld, not %lld", (long long)r,
                            (long long)a->bounds, (long long)bounds);
-        bounds += a->nblocks + 1;
-        tasks += a->nblocks + a->nq / HA_TASK_ROWS;
+        bounds += a->nruns + 1;
+        tasks += a->nruns + a->nq / HA_TASK_ROWS;
         for (int64_t s = first; s < r; s++) {
             const ha_rect *b = &x->l.rects[s];
             if (overlap(a->q0, a->nq, b->q0, b->nq))
@@ -170,25 +170,25 @@ static const char *check_waves(const laid *x)
     return why;
 }
 
-/* A rectangle is first, or not, for all its rows alike. */
-static const char *check_first(const laid *x)
+/* A rectangle is fresh, or not, for all its rows alike. */
+static const char *check_fresh(const laid *x)
 {
     char *seen = calloc((size_t)x->l.nq + 1, 1);
     const char *why = NULL;
     for (int64_t r = 0; r < x->l.nrects && !why; r++) {
         const ha_rect *rect = &x->l.rects[r];
         for (int64_t i = rect->q0; i < rect->q0 + rect->nq && !why; i++) {
-            if (seen[i] != !rect->first)
-                why = failure("rectangle %lld: first is %d for row %lld", (long long)r, rect->first,
+            if (seen[i] != !rect->fresh)
+                why = failure("rectangle %lld: fresh is %d for row %lld", (long long)r, rect->fresh,
                               (long long)i);
             seen[i] = 1;
         }
     }
     for (int64_t f = 0; f < x->l.nleaves && !why; f++)
         for (int64_t i = x->l.leaves[f].q0; i < x->l.leaves[f].q0 + x->l.leaves[f].nq; i++)
-            if (seen[i] != !x->l.leaves[f].first)
-                why = failure("leaf %lld: first is %d for row %lld", (long long)f,
-                              x->l.leaves[f].first, (long long)i);
+            if (seen[i] != !x->l.leaves[f].fresh)
+                why = failure("leaf %lld: fresh is %d for row %lld", (long long)f,
+                              x->l.leaves[f].fresh, (long long)i);
     free(seen);
     return why;
 }
@@ -206,9 +206,9 @@ static const char *check_leaves(const laid *x)
         if (f && leaf->q0 < x->l.leaves[f - 1].q0 + x->l.leaves[f - 1].nq)
             return failure("leaves %lld and %lld share rows", (long long)f - 1, (long long)f);
         if (keys_seen(x, leaf->q0 + leaf->nq - 1) > leaf->k0 &&
-            (leaf->k0 < x->l.key0 || (leaf->k0 - x->l.key0) % HA_SPLIT))
+            (leaf->k0 < x->l.leaf_key0 || (leaf->k0 - x->l.leaf_key0) % HA_SPLIT))
             return failure("leaf %lld starts at key %lld, with the first causal one at %lld",
-                           (long long)f, (long long)leaf->k0, (long long)x->l.key0);
+                           (long long)f, (long long)leaf->k0, (long long)x->l.leaf_key0);
     }
     return rows == (x->causal ? x->l.nq : 0) ? NULL : failure("leaves hold %lld rows",
                                                               (long long)rows);
@@ -224,10 +224,10 @@ static int64_t blocks_of(const laid *x, const ha_rect *r)
 static const char *check_blocks(const laid *x)
 {
     for (int64_t r = 0; r < x->l.nrects; r++)
-        if (x->l.rects[r].nblocks != blocks_of(x, &x->l.rects[r]))
+        if (x->l.rects[r].nruns != blocks_of(x, &x->l.rects[r]))
             return failure("rectangle %lld of %lld rows and %lld keys has %lld blocks",
                            (long long)r, (long long)x->l.rects[r].nq, (long long)x->l.rects[r].nk,
-                           (long long)x->l.rects[r].nblocks);
+                           (long long)x->l.rects[r].nruns);
     return NULL;
 }
 
@@ -239,7 +239,7 @@ static const char *check_layout(hyperattn_params params, int causal, int64_t nq,
     if (!why)
         why = check_waves(&x);
     if (!why)
-        why = check_first(&x);
+        why = check_fresh(&x);
     if (!why)
         why = check_leaves(&x);
     if (!why)
@@ -365,9 +365,9 @@ START_TEST(exact_attention_is_one_leaf)
             lay(&x, 200, nk);
             ck_assert_int_eq(x.l.nrects, 0);
             ck_assert_int_eq(x.l.nleaves, 1);
-            ck_assert_int_eq(x.l.key0, 0);
+            ck_assert_int_eq(x.l.leaf_key0, 0);
             ck_good(check_cover(&x));
-            ck_good(check_first(&x));
+            ck_good(check_fresh(&x));
             lay_free(&x);
         }
 }

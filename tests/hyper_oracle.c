@@ -4,9 +4,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "cpu/lsh.h"
-#include "cpu/sample.h"
-#include "cpu/unit.h"
+#include "algo/approxd.h"
+#include "algo/causal.h"
+#include "algo/sortlsh.h"
+#include "plan.h"
 
 /* Columns with the logarithms of their weights. */
 typedef struct list {
@@ -24,9 +25,8 @@ typedef struct hashed {
 typedef struct head {
     head_data data;
     const hyperattn_params *params;
-    const ha_layout *layout;
+    ha_layout layout;
     hyper_counts *counts;
-    int64_t br;        /* most rows of a tile */
     pattern_row *rows; /* of the whole pattern */
     float *directions; /* [r][d] */
     hashed queries, keys;
@@ -51,15 +51,25 @@ static hashed hashed_new(int64_t n, int r)
                     zeros(n, sizeof(int64_t))};
 }
 
+static ha_layout layout_new(const hyperattn_params *params, int causal, int64_t nq, int64_t nk)
+{
+    ha_layout l = {.nq = nq, .nk = nk};
+    ha_layout_build(&l, params, causal);
+    l.wave = zeros(l.nwaves + 1, sizeof *l.wave);
+    l.rects = zeros(l.nrects, sizeof *l.rects);
+    l.leaves = zeros(l.nleaves, sizeof *l.leaves);
+    ha_layout_build(&l, params, causal);
+    return l;
+}
+
 static head head_new(const tensors *t, const hyperattn_plan *plan, int64_t b, int64_t h)
 {
-    const ha_cpu_plan *cpu = plan->backend_data;
     int r = plan->params.lsh_num_projs;
-    head x = {.data = head_load(t, b, h), .params = &plan->params, .br = cpu->arith->br};
+    head x = {.data = head_load(t, b, h), .params = &plan->params};
     int64_t nq = x.data.nq, nk = x.data.nk, d = x.data.d;
-    x.layout = &cpu->layouts[cpu->nlayouts > 1 ? b : 0];
+    x.layout = layout_new(&plan->params, t->full.causal, nq, nk);
     x.directions = zeros(r * d, sizeof *x.directions);
-    ha_lsh_directions(x.directions, r, d, plan->params.seed,
+    ha_directions(x.directions, r, d, plan->params.seed,
                       (uint32_t)(b * t->full.nheads_kv + x.data.kv));
     x.queries = hashed_new(nq, r);
     x.keys = hashed_new(nk, r);
@@ -75,7 +85,7 @@ static void head_free(head *x)
 {
     void *all[] = {x->directions, x->queries.proj, x->queries.slip, x->queries.bucket,
                    x->keys.proj, x->keys.slip, x->keys.bucket, x->korder, x->qorder, x->run,
-                   x->members, x->mass, x->exact.entries, x->sampled.entries};
+                   x->members, x->mass, x->layout.wave, x->layout.rects, x->layout.leaves, x->exact.entries, x->sampled.entries};
     head_unload(&x->data);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
@@ -168,7 +178,7 @@ static int64_t paper_run(const head *x, const ha_rect *rect, int64_t place)
     if (!is_sorted(x) || rect->nq == rect->nk)
         return place / x->params->block_size;
     int64_t t = 0;
-    while (place >= rect->nq * (t + 1) / rect->nblocks)
+    while (place >= rect->nq * (t + 1) / rect->nruns)
         t++;
     return t;
 }
@@ -182,7 +192,7 @@ static int64_t strict_run(const head *x, const ha_rect *rect, int64_t bucket)
         end += x->keys.bucket[j] <= bucket;
     }
     int64_t t = (begin + end) / 2 / x->params->block_size;
-    return t < rect->nblocks ? t : rect->nblocks - 1;
+    return t < rect->nruns ? t : rect->nruns - 1;
 }
 
 static void order_rect(head *x, const ha_rect *rect)
@@ -261,10 +271,10 @@ static ha_sampler sampler_of(head *x, const ha_rect *rect, int64_t t, int64_t dr
     }
     ha_sampler s = {.exact = blocks, .outside = rect->nk - x->exact.n, .draws = draws,
                     .mass = p->sampling == HYPERATTN_SAMPLING_VNORM ? x->mass : NULL, .seed = p->seed,
-                    .head = number(x), .rect = (uint32_t)(rect - x->layout->rects),
-                    .block = (uint32_t)t};
+                    .head = number(x), .rect = (uint32_t)(rect - x->layout.rects),
+                    .run = (uint32_t)t};
     for (int part = 0; part < 2; part++)
-        for (int64_t j = rect->exact[part][0]; j < rect->exact[part][1]; j++)
+        for (int64_t j = rect->pinned[part][0]; j < rect->pinned[part][1]; j++)
             add(&x->exact, j, 0);
     return s;
 }
@@ -295,18 +305,18 @@ static double sampled_sum(const head *x, int64_t i)
     return sum;
 }
 
-/* The largest row sum over all keys outside the exact columns: of as many tiles of br rows as
- * sample_size rows take, at random places of random runs. */
+/* The largest row sum over all keys outside the exact columns: of as many tiles of HA_TAU_ROWS
+ * rows as min(sample_size, nq) rows take, at random places of random runs. */
 static double tau_of(head *x, const ha_rect *rect)
 {
-    int64_t br = x->br, tiles = (x->params->sample_size + br - 1) / br;
+    int64_t tiles = ha_tau_tiles(x->params, rect->nq);
     double tau = 0;
     for (int64_t tile = 0; tile < tiles; tile++) {
         ha_words w = ha_philox(x->params->seed, (uint32_t)tile, 0,
-                               HA_STREAM_TAU_ROWS + 8 * (uint32_t)(rect - x->layout->rects),
+                               HA_STREAM_TAU_ROWS + 8 * (uint32_t)(rect - x->layout.rects),
                                number(x));
-        int64_t t = ha_below(w.w[0], (uint32_t)rect->nblocks), all = list_rows(x, rect, t);
-        int64_t n = all < br ? all : br, first = ha_below(w.w[1], (uint32_t)(all - n + 1));
+        int64_t t = ha_below(w.w[0], (uint32_t)rect->nruns), all = list_rows(x, rect, t);
+        int64_t n = all < HA_TAU_ROWS ? all : HA_TAU_ROWS, first = ha_below(w.w[1], (uint32_t)(all - n + 1));
         list_columns(x, rect, t, rect->nk);
         for (int64_t i = first; i < first + n; i++)
             tau = fmax(tau, sampled_sum(x, x->members[i]));
@@ -342,7 +352,7 @@ static void attend_rect(head *x, const ha_rect *rect)
         return;
     double floor = x->params->kappa_cap > 0 ? tau_of(x, rect) / (double)x->params->kappa_cap : -1;
     double log_n = fmax(1, log((double)rect->nk));
-    for (int64_t t = 0; t < rect->nblocks; t++) {
+    for (int64_t t = 0; t < rect->nruns; t++) {
         list_columns(x, rect, t, x->params->sample_size);
         for (int64_t i = 0, n = list_rows(x, rect, t); i < n; i++)
             attend_run(x, x->members[i], floor, log_n);
@@ -372,10 +382,10 @@ pattern hyper_pattern(const tensors *t, const hyperattn_plan *plan, hyper_counts
             x.rows = p.rows;
             project(&x, &x.queries, x.data.q, x.data.nq);
             project(&x, &x.keys, x.data.k, x.data.nk);
-            for (int64_t r = 0; r < x.layout->nrects; r++)
-                attend_rect(&x, &x.layout->rects[r]);
-            for (int64_t f = 0; f < x.layout->nleaves; f++)
-                attend_leaf(&x, &x.layout->leaves[f]);
+            for (int64_t r = 0; r < x.layout.nrects; r++)
+                attend_rect(&x, &x.layout.rects[r]);
+            for (int64_t f = 0; f < x.layout.nleaves; f++)
+                attend_leaf(&x, &x.layout.leaves[f]);
             head_free(&x);
         }
     return p;

@@ -1,19 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What one call works on: its workspace, and the rows of the tensors.
+ * A forward or backward call at work: what every stage may need beside its own buffers.
  */
 #ifndef HA_CALL_H
 #define HA_CALL_H
 
-#include "backend.h"
-#include "cpu/unit.h"
+#include "cpu/deal.h"
+#include "cpu/key_head.h"
+#include "parallel.h"
+#include "profile.h"
 
-/* Lays out the workspace of a forward or backward call, or counts its bytes where base is NULL. */
-size_t ha_call_carve(void *base, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_run *run,
-                     int backward, int *wraps);
+typedef struct ha_call {
+    const ha_cpu_plan *plan;
+    ha_team *team;
+    ha_key_head *heads; /* in flight */
+    int64_t nheads;
+    /* of the stage at work: */
+    ha_deal deal;
+    void (*body)(void *arg, int64_t place, int64_t item, int thread);
+    void *arg;
+    ha_profile *profile; /* or NULL */
+    ha_profile *seconds; /* [nthreads], while there is a profile */
+} ha_call;
 
-/* Points a unit at key head `number` of the batch. */
-void ha_call_aim_forward(const ha_run *run, const ha_tensors *t, ha_unit *u, int64_t number);
-void ha_call_aim_backward(const ha_run *run, const ha_gradients *t, ha_unit *u, int64_t number);
+/* Runs body(arg, place, item, thread) for items [0, count(arg, place)) of every key head in flight,
+ * at its place among them, dealt in turn. */
+void ha_for_items(ha_call *call, int64_t (*count)(const void *arg, int64_t place),
+                  void (*body)(void *arg, int64_t place, int64_t item, int thread), void *arg);
+
+/* The calls of the CPU backend. */
+hyperattn_status ha_cpu_forward(const hyperattn_plan *whole, const ha_tensors *t, void *workspace);
+hyperattn_status ha_cpu_backward(const hyperattn_plan *whole, const ha_gradients *t,
+                                 void *workspace);
+
+/* Bytes of workspace that a call needs; *wraps: they cannot be counted. */
+size_t ha_cpu_workspace(const ha_cpu_plan *plan, int backward, int *wraps);
 
 #endif

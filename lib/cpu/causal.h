@@ -1,65 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Algorithm 4 as a flat list: a causal sequence becomes waves of unmasked rectangles, and then
- * causal leaves. Within a wave no two rectangles share a query row, nor, but for a block mask's, a
- * key. Unmasked HyperAttention is one rectangle, exact attention one leaf.
+ * Algorithm 4 on the CPU: the order of the stages of a call. Waves of rectangles come first, then
+ * the leaves; unmasked HyperAttention is one wave, exact attention is leaves alone.
  */
-#ifndef HA_CAUSAL_H
-#define HA_CAUSAL_H
+#ifndef HA_CPU_CAUSAL_H
+#define HA_CPU_CAUSAL_H
 
-#include <stdint.h>
+#include "cpu/backward_exact.h"
+#include "cpu/backward_hyper.h"
+#include "cpu/exact.h"
+#include "cpu/few.h"
 
-#include "hyperattn.h"
+/* The stages' parts of the workspace. */
+typedef struct ha_stages {
+    ha_sortlsh sort;
+    ha_vnorm vnorm;
+    ha_taus taus;
+    ha_wave wave;
+    /* forward */
+    ha_hyper hyper;
+    ha_exact exact;
+    ha_few few;
+    ha_states *states; /* of the key heads in flight, between waves: [group][nq] */
+    /* backward */
+    ha_sums *sums;
+    float **factors;
+    ha_backward_hyper backward_hyper;
+    ha_backward_exact backward_exact;
+} ha_stages;
 
-/* Splits and leaves start at multiples of this many keys from the first causal key, so that key
- * panels of every level fit them. */
-#define HA_SPLIT 64
+void ha_stages_carve_forward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s);
+void ha_stages_carve_backward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s);
 
-/* Every query row [q0, q0 + nq) sees every key: those of exact[] exactly (sinks, then the window),
- * [k0, k0 + nk) by blocks and samples. */
-typedef struct ha_rect {
-    int64_t q0, nq;
-    int64_t k0, nk;
-    int64_t exact[2][2]; /* [first, end) */
-    int64_t nblocks;     /* runs of queries, each with its own exact block and samples */
-    int64_t bounds;      /* place of its nblocks + 1 run bounds among its wave's */
-    int64_t mask_row;    /* with a block mask: the query block that this is */
-    int first;           /* no earlier wave holds these rows */
-} ha_rect;
-
-/* Rows [q0, q0 + nq) against the keys from k0 to their causal limits, or to the last. */
-typedef struct ha_leaf {
-    int64_t q0, nq;
-    int64_t k0;
-    int first;
-} ha_leaf;
-
-typedef struct ha_layout {
-    int64_t nq, nk;
-    int64_t key0;         /* first key that a leaf may need */
-    int64_t nrects, nleaves;
-    int nwaves;
-    int64_t *wave;        /* [nwaves + 1]: wave w is rects [wave[w], wave[w + 1]) */
-    ha_rect *rects;
-    ha_leaf *leaves;
-    int64_t max_rects;    /* of a wave */
-    int64_t max_bounds;   /* of a wave */
-    int64_t max_leaf_rows, max_leaf_keys;
-    int64_t leaf_classes; /* leaves i and i + leaf_classes share no key */
-    int64_t max_tasks;    /* of a wave, at HA_TASK_ROWS rows a task and per query head */
-} ha_layout;
-
-/* The key behind the last one that row i of a leaf sees; at its first key or before: none. */
-static inline int64_t ha_leaf_limit(const ha_layout *layout, const ha_leaf *leaf, int causal,
-                                    int64_t i)
-{
-    return causal ? leaf->q0 + i + 1 + layout->nk - layout->nq : layout->nk;
-}
-
-/* Most query rows that one task holds. */
-#define HA_TASK_ROWS 256
-
-/* Fills the layout of one sequence. With wave, rects and leaves NULL it only counts. */
-void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int causal);
+/* out and lse, or dq, dk and dv, of the key heads in flight. */
+void ha_stages_forward(ha_call *call, ha_stages *s);
+void ha_stages_backward(ha_call *call, ha_stages *s);
 
 #endif

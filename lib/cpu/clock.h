@@ -7,11 +7,11 @@
 
 #include <time.h>
 
-#include "cpu/unit.h"
+#include "cpu/call.h"
 
-static inline double ha_clock(const hyperattn_plan *plan)
+static inline double ha_clock(const ha_call *call)
 {
-    if (!plan->profile)
+    if (!call->profile)
         return 0;
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -19,10 +19,10 @@ static inline double ha_clock(const hyperattn_plan *plan)
 }
 
 /* Books the time since start on a stage of this thread and returns the time now. */
-static inline double ha_clock_add(ha_run *run, int thread, ha_stage stage, double start)
+static inline double ha_clock_add(const ha_call *call, int thread, ha_stage stage, double start)
 {
-    double now = ha_clock(run->plan);
-    run->scratch[thread].seconds[stage] += now - start;
+    double now = ha_clock(call);
+    call->seconds[thread].seconds[stage] += now - start;
     return now;
 }
 

@@ -5,54 +5,104 @@
 
 #include "int64.h"
 
-void ha_columns_pack(const ha_run *run, ha_scratch *s, const ha_unit *u, const ha_columns *c,
-                     int64_t dv)
+ha_columns ha_columns_picked(const ha_key_head *kh, const ha_picks *picks)
 {
-    const ha_arith *a = run->cpu->arith;
+    ha_columns c = {kh->k, kh->v, picks->logw, picks->n, picks->kind};
+    c.k.index = c.v.index = picks->key;
+    return c;
+}
+
+void ha_picks_carve(ha_carver *c, ha_picks *picks)
+{
+    picks->room = HA_BATCH_KEYS;
+    picks->key = ha_carve(c, HA_BATCH_KEYS, sizeof *picks->key);
+    picks->logw = ha_carve(c, HA_BATCH_KEYS, sizeof *picks->logw);
+}
+
+void ha_key_pack_carve(ha_carver *c, const ha_cpu_plan *plan, ha_key_pack *pack)
+{
+    const hyperattn_problem *p = plan->problem;
+    pack->keys = 0;
+    pack->k = ha_carve(c, (int64_t)ha_k_bytes(plan->arith, HA_BATCH_KEYS, p->head_dim), 1);
+    pack->v = ha_carve(c, (int64_t)ha_v_bytes(plan->arith, HA_BATCH_KEYS, p->head_dim_v), 1);
+}
+
+void ha_columns_pack(const ha_cpu_plan *plan, ha_key_pack *pack, const ha_columns *c,
+                     int with_values)
+{
+    const ha_arith *a = plan->arith;
     int64_t padded = ha_round_up(c->n, a->nr);
     for (int64_t j = c->n; j < padded; j++)
         c->logw[j] = -INFINITY;
-    ha_rows k = u->k, v = u->v;
-    k.index = v.index = c->key;
-    a->pack_k(s->kpack, &k, c->n, run->plan->problem.head_dim);
-    if (dv)
-        a->pack_v(s->vpack, padded / a->pair, 0, &v, c->n, dv);
+    pack->keys = c->n;
+    a->pack_k(pack->k, &c->k, c->n, plan->problem->head_dim);
+    if (with_values)
+        a->pack_v(pack->v, padded / a->pair, 0, &c->v, c->n, plan->problem->head_dim_v);
 }
 
-void ha_columns_attend(const ha_run *run, ha_scratch *s, const ha_columns *c, int64_t rows,
-                       int capped, int64_t dv)
+void ha_columns_attend(const ha_cpu_plan *plan, const ha_softmax *s, int64_t rows,
+                       const ha_key_pack *pack, const ha_columns *c, const float *cap,
+                       int with_values, ha_ahead *ahead)
 {
-    const hyperattn_problem *p = &run->plan->problem;
-    const ha_arith *a = run->cpu->arith;
-    int64_t depth = ha_units(a, p->head_dim), ldq = ha_ldq(a, p->head_dim), n = c->n;
-    int64_t wide = ha_max(p->head_dim, p->head_dim_v) * (p->dtype == HYPERATTN_F32 ? 4 : 2);
-    int64_t steps = ((rows + a->br - 1) / a->br) * ((n + a->bc - 1) / a->bc), step = 0;
+    const ha_arith *a = plan->arith;
+    int64_t n = c->n, step = 0;
+    int64_t steps = ((rows + a->br - 1) / a->br) * ((n + a->bc - 1) / a->bc);
     for (int64_t r = 0; r < rows; r += a->br)
         for (int64_t x = 0; x < n; x += a->bc, step++) {
-            int64_t ahead = s->nahead * step / steps;
-            const ha_tile tile = {
-                .q = (const float *)s->q + r * ldq,
-                .k = (const float *)s->kpack + x * depth,
-                .v = s->vpack,
-                .vpanel = ha_round_up(n, a->nr) / a->pair,
-                .vfirst = x / a->pair,
-                .logw = c->logw + x,
-                .cap = capped ? s->cap + r : NULL,
-                .rows = (int)ha_min(a->br, rows - r),
-                .keys = (int)ha_min(a->bc, n - x),
-                .head_dim = (int)p->head_dim,
-                .head_dim_v = (int)dv,
-                .scale = p->softmax_scale * HA_LOG2E,
-                .m = s->m + r,
-                .l = s->l + r,
-                .acc = s->acc + r * run->cpu->ldacc,
-                .ldacc = run->cpu->ldacc,
-                .scratch = s->tile,
-                .ahead = s->ahead + ahead,
-                .nahead = s->nahead * (step + 1) / steps - ahead,
-                .ahead_bytes = wide,
-            };
+            ha_tile tile = ha_tile_at(plan, s, r, ha_min(a->br, rows - r), pack, x,
+                                      ha_min(a->bc, n - x));
+            tile.logw = c->logw + x;
+            tile.cap = cap ? cap + r : NULL;
+            if (!with_values)
+                tile.head_dim_v = 0;
+            if (ahead) {
+                int64_t first = ahead->n * step / steps;
+                tile.ahead = ahead->address + first;
+                tile.nahead = ahead->n * (step + 1) / steps - first;
+                tile.ahead_bytes = ahead->bytes;
+            }
             a->attend(&tile);
         }
-    s->nahead = 0;
+    if (ahead)
+        ahead->n = 0;
+}
+
+/* ---- gradients ------------------------------------------------------------------------------- */
+
+/* Columns between one in work and one asked for: their rows lie anywhere. */
+#define AHEAD 8
+
+static void ask_for(const float *row, int64_t n)
+{
+    for (int64_t c = 0; c < n; c += 16)
+        __builtin_prefetch(row + c);
+}
+
+static void add_row(float *restrict sum, const float *restrict row, int64_t n)
+{
+    for (int64_t c = 0; c < n; c++)
+        sum[c] += row[c];
+}
+
+void ha_columns_scatter(const ha_column_sums *to, const ha_column_sums *from,
+                        const uint32_t *index, int64_t n, uint32_t first, uint32_t end,
+                        uint32_t *found)
+{
+    int64_t ldk = to->ldk, ldv = to->ldv, nfound = 0;
+    for (int64_t i = 0; i < n; i++) {
+        found[nfound] = (uint32_t)i;
+        nfound += index[i] >= first && index[i] < end;
+    }
+    for (int64_t x = 0; x < nfound; x++) {
+        if (x + AHEAD < nfound) {
+            int64_t next = found[x + AHEAD];
+            ask_for(to->dk + index[next] * ldk, ldk);
+            ask_for(to->dv + index[next] * ldv, ldv);
+            ask_for(from->dk + next * ldk, ldk);
+            ask_for(from->dv + next * ldv, ldv);
+        }
+        int64_t i = found[x];
+        add_row(to->dk + index[i] * ldk, from->dk + i * ldk, ldk);
+        add_row(to->dv + index[i] * ldv, from->dv + i * ldv, ldv);
+    }
 }

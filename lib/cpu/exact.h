@@ -1,17 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Exact attention in the flash manner: tiles of queries against panels of packed keys and values,
- * one online softmax, no n x n matrix. Serves exact attention and the causal leaves of Algorithm 4.
+ * one online softmax, no n x n matrix. Serves exact attention and the causal leaves of Algorithm 4,
+ * but where few rows meet many keys: see cpu/few.h.
  */
 #ifndef HA_EXACT_H
 #define HA_EXACT_H
 
-#include "cpu/unit.h"
+#include "cpu/softmax.h"
+#include "cpu/call.h"
 
-/* Packs the keys and values of every unit in flight from its layout's key0 on. */
-void ha_exact_pack(ha_run *run);
+/* Keys whose sums are formed apart, counted from a leaf's first key on, before they join those of
+ * the keys before: rounding errors of a long sum then grow with the number of segments. A multiple
+ * of HA_SPLIT. */
+#define HA_SEGMENT_KEYS 16384
 
-/* Every leaf of every unit in flight: out and lse of its rows are final then. */
-void ha_exact_leaves(ha_run *run);
+typedef struct ha_exact {
+    struct ha_exact_head *heads; /* of the key heads in flight: their packs */
+    struct ha_exact_thread *threads;
+} ha_exact;
+
+void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_exact *exact);
+
+/* Every leaf of the key heads in flight: out and lse of its rows are final then. states: [in
+ * flight], what the waves before have left of the rows; not read where there was none. */
+void ha_exact_forward(ha_call *call, const ha_exact *exact, const ha_states *states);
 
 #endif

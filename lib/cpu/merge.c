@@ -19,22 +19,27 @@ typedef struct merging {
     int64_t chunks; /* of rows, per head */
 } merging;
 
-/* Weights of the two parts and the new lse; no weight where neither saw a key. */
+/* Multiply-adds that make it worth while to wake a thread. */
+#define WORK_PER_THREAD 1e6
+
+/* Weights of the two parts and the new lse. A part that saw no key (lse -inf) gets 0, and is then
+ * left out whatever it holds; a NaN in either lse makes both weights and the lse NaN. */
 static float weigh(float a, float b, float *wa, float *wb)
 {
-    float top = a > b ? a : b;
+    float top = a > b || b == -INFINITY ? a : b; /* NaN, if a part that saw a key is */
     if (top == -INFINITY) {
         *wa = *wb = 0;
         return top;
     }
-    float ea = expf(a - top), eb = expf(b - top), sum = ea + eb;
+    float ea = a == -INFINITY ? 0 : expf(a - top), eb = b == -INFINITY ? 0 : expf(b - top);
+    float sum = ea + eb;
     *wa = ea / sum;
     *wb = eb / sum;
     return top + logf(sum);
 }
 
 /* One row of the tensors from element `at` on: out = wa out + wb out2. */
-static void merge_row(const merging *m, int64_t at, float wa, float wb)
+static void merge_row(const merging *m, int64_t at, int has_a, float wa, int has_b, float wb)
 {
     const hyperattn_problem *p = &m->plan->problem;
     const ha_kernels *kernels = m->plan->ctx->kernels;
@@ -49,7 +54,7 @@ static void merge_row(const merging *m, int64_t at, float wa, float wb)
         kernels->f32.load_q(a, &from, 1, n);
         kernels->f32.load_q(b, &from2, 1, n);
         for (int64_t i = 0; i < n; i++)
-            a[i] = (wa == 0 ? 0 : wa * a[i]) + (wb == 0 ? 0 : wb * b[i]);
+            a[i] = (has_a ? wa * a[i] : 0) + (has_b ? wb * b[i] : 0);
         kernels->store_rows(&to, a, COLUMNS, &one, 1, n);
     }
 }
@@ -63,9 +68,10 @@ static void merge_task(void *arg, int64_t i, int thread)
     ha_sequence seq = ha_plan_sequence(m->plan, i / m->chunks / p->nheads);
     for (int64_t end = row + ROWS < seq.nq ? row + ROWS : seq.nq; row < end; row++) {
         int64_t l = seq.lse + head * seq.lse_head + row;
-        float wa, wb;
-        m->lse[l] = weigh(m->lse[l], m->lse2[l], &wa, &wb);
-        merge_row(m, seq.out + head * p->out_stride[1] + row * p->out_stride[2], wa, wb);
+        float wa, wb, lse = m->lse[l], lse2 = m->lse2[l];
+        m->lse[l] = weigh(lse, lse2, &wa, &wb);
+        merge_row(m, seq.out + head * p->out_stride[1] + row * p->out_stride[2], lse != -INFINITY,
+                  wa, lse2 != -INFINITY, wb);
     }
 }
 
@@ -74,6 +80,10 @@ hyperattn_status ha_merge(const hyperattn_plan *plan, void *out, float *lse, con
 {
     const hyperattn_problem *p = &plan->problem;
     merging m = {plan, out, lse, out2, lse2, (p->seqlen_q + ROWS - 1) / ROWS};
-    ha_parallel_for(plan->ctx->nthreads, p->batch * p->nheads * m.chunks, merge_task, &m);
+    double rows = (double)p->batch * (double)p->nheads * (double)p->seqlen_q;
+    double most = rows * (double)p->head_dim_v / WORK_PER_THREAD;
+    int nthreads = plan->ctx->nthreads;
+    ha_parallel(most < 1 ? 1 : most < nthreads ? (int)most : nthreads,
+                p->batch * p->nheads * m.chunks, merge_task, &m);
     return HYPERATTN_OK;
 }

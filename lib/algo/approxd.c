@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cpu/sample.h"
+#include "algo/approxd.h"
 
 #include <math.h>
+
+#include "algo/sortlsh.h"
+#include "int64.h"
+
+/* ---- exact blocks ---------------------------------------------------------------------------- */
 
 int64_t ha_block_begin(const ha_blocks *b, int64_t i)
 {
@@ -69,14 +74,53 @@ static int is_exact(const ha_blocks *b, int64_t position)
     return low < b->n && b->block[low] == block;
 }
 
+/* The predefined mask's key blocks for a query block. */
+static ha_blocks mask_blocks(const hyperattn_problem *problem, const hyperattn_block_mask *mask,
+                             const ha_rect *rect, int64_t head)
+{
+    int64_t rows = 1 + (problem->seqlen_q - 1) / mask->query_block, row = rect->mask_row;
+    if (mask->per_head)
+        row += head % problem->nheads * rows;
+    return (ha_blocks){
+        .block = mask->key_blocks + mask->row_start[row],
+        .n = mask->row_start[row + 1] - mask->row_start[row],
+        .width = mask->key_block,
+        .origin = rect->k0,
+        .total = rect->nk,
+    };
+}
+
+ha_sampler ha_run_sampler(const hyperattn_problem *problem, const hyperattn_params *params,
+                          const ha_layout *layout, const ha_rect *rect, int64_t head,
+                          const int64_t *run, const double *mass)
+{
+    ha_blocks exact = {.block = run, .n = ha_is_sorted(params), .width = params->block_size,
+                       .total = rect->nk};
+    if (params->block_mask)
+        exact = mask_blocks(problem, params->block_mask, rect, head);
+    exact = ha_blocks_trim(exact);
+    return (ha_sampler){
+        .exact = exact,
+        .outside = ha_blocks_outside(&exact),
+        .draws = params->sample_size,
+        .mass = mass,
+        .seed = params->seed,
+        .head = (uint32_t)head,
+        .rect = (uint32_t)(rect - layout->rects),
+        .run = (uint32_t)*run,
+    };
+}
+
+/* ---- samples --------------------------------------------------------------------------------- */
+
 int64_t ha_sample_draws(const ha_sampler *s)
 {
-    return s->draws < s->outside ? s->draws : s->outside;
+    return ha_min(s->draws, s->outside);
 }
 
 static ha_words words(const ha_sampler *s, uint32_t index)
 {
-    return ha_philox(s->seed, index, s->block, HA_STREAM_SAMPLES + 8 * s->rect, s->head);
+    return ha_philox(s->seed, index, s->run, HA_STREAM_SAMPLES + 8 * s->rect, s->head);
 }
 
 /* One draw from each of m strata of the outside positions. The strata are turned by a random
@@ -150,4 +194,47 @@ int64_t ha_sample(const ha_sampler *s, int64_t first, int64_t max, uint32_t *pos
     if (all > 0 && isfinite(all))
         return draw_vnorm(s, first, max, position, log2_weight);
     return draw_uniform(s, first, max, position, log2_weight);
+}
+
+/* ---- tau, cap and floor ------------------------------------------------------------------------ */
+
+int64_t ha_tau_tiles(const hyperattn_params *params, int64_t nq)
+{
+    int64_t rows = ha_min(params->sample_size, nq);
+    return params->kappa_cap > 0 ? (rows + HA_TAU_ROWS - 1) / HA_TAU_ROWS : 0;
+}
+
+ha_tau_rows ha_draw_tau_rows(const hyperattn_params *params, const ha_layout *layout,
+                             const ha_rect *rect, int64_t head, int64_t tile,
+                             const uint32_t *bounds)
+{
+    ha_words w = ha_philox(params->seed, (uint32_t)tile, 0,
+                           HA_STREAM_TAU_ROWS + 8 * (uint32_t)(rect - layout->rects),
+                           (uint32_t)head);
+    int64_t run = ha_below(w.w[0], (uint32_t)rect->nruns);
+    int64_t all = bounds[run + 1] - bounds[run], rows = ha_min(all, HA_TAU_ROWS);
+    int64_t row0 = rect->q0 + bounds[run] + ha_below(w.w[1], (uint32_t)(all - rows + 1));
+    return (ha_tau_rows){run, row0, rows};
+}
+
+/* A row that holds a NaN says nothing of the others, so it does not count. */
+double ha_log2_floor(const hyperattn_params *params, const float *tau, int64_t tiles)
+{
+    double top = -INFINITY;
+    for (int64_t i = 0; i < tiles; i++)
+        top = fmax(top, (double)tau[i]);
+    return top - log2((double)params->kappa_cap);
+}
+
+double ha_cap_divisor(int64_t nk)
+{
+    return fmax(1, log((double)nk));
+}
+
+float ha_log2_cap(double log2_exact, double log2_floor, int64_t nk)
+{
+    double top = fmax(log2_exact, log2_floor);
+    double sum = top == -INFINITY ? top
+                                  : top + log2(exp2(log2_exact - top) + exp2(log2_floor - top));
+    return (float)(sum - log2(ha_cap_divisor(nk)));
 }

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the CPU backend makes of a plan, once: the layout of every sequence, and the sizes that the
+ * stages of a call share.
+ */
+#ifndef HA_CPU_PLAN_H
+#define HA_CPU_PLAN_H
+
+#include "algo/causal.h"
+#include "kernels.h"
+#include "plan.h"
+
+#define HA_LOG2E 1.44269504088896341f
+
+/* Most keys or columns that are packed at a time beside the packs of whole sequences: a multiple of
+ * every nr, and bc at least. */
+#define HA_BATCH_KEYS 576
+
+/* Most rows and keys of a block that backward packs at a time: at least HA_TASK_ROWS, and no more
+ * than HA_BATCH_KEYS. */
+#define HA_GRAD_ROWS 576
+
+typedef struct ha_cpu_plan {
+    const hyperattn_problem *problem;
+    const hyperattn_params *params;
+    const ha_kernels *kernels;
+    const ha_arith *arith;
+    int nthreads[2];       /* of a forward and a backward call: not more than the work is worth */
+    int64_t group;         /* query heads per key head */
+    int64_t nkey_heads;    /* batch * nheads_kv */
+    int64_t in_flight;     /* key heads at a time */
+    int64_t ldacc, ldproj; /* row widths of accumulators, or gradients of v; and of projections */
+    int64_t ldgrad;        /* row width of gradients of q and k */
+    int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
+    ha_layout *layouts;
+    ha_layout max;         /* the largest counts of any layout */
+} ha_cpu_plan;
+
+/* The layout of a sequence of the batch. */
+static inline const ha_layout *ha_layout_of(const ha_cpu_plan *plan, int64_t sequence)
+{
+    return &plan->layouts[plan->nlayouts > 1 ? sequence : 0];
+}
+
+/* Rows of a task in whole register blocks. */
+static inline int64_t ha_task_rows_padded(const ha_cpu_plan *plan)
+{
+    return ha_round_up(HA_TASK_ROWS, plan->arith->mr);
+}
+
+/* Sets plan->backend_data and the sizes of the workspaces. */
+hyperattn_status ha_cpu_plan_create(hyperattn_plan *plan, const ha_kernels *kernels);
+void ha_cpu_plan_destroy(hyperattn_plan *plan);
+
+#endif
