@@ -9,8 +9,8 @@
  * depth = ha_units(arith, head_dim).
  *
  * Operands are packed, and padded with zeros, in panels. A panel of H rows (or columns) is units
- * [depth / ROW_UNITS][H][ROW_UNITS], where ROW_UNITS = arith->row_units is 1, or 2 for matrix instructions, which take two
- * units of a row at once. With NR = arith->nr:
+ * [depth / ROW_UNITS][H][ROW_UNITS], where ROW_UNITS = arith->row_units is 1, or 2 for matrix
+ * instructions, which take two units of a row at once. With NR = arith->nr:
  *   query tile  panels of ROW_UNITS rows, rows up to a multiple of MR; depth ha_ldq()
  *   keys        panels of NR keys; depth ha_units() of head_dim
  *   values      panels of ha_panel_width() <= NR columns; depth: the key units of the whole pack;
@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "hyperattn.h"
+#include "levels.h"
 
 /* A projection panel holds them all: NR >= HA_MAX_PROJS at every level. */
 #define HA_MAX_PROJS 16
@@ -74,7 +75,8 @@ typedef struct ha_tile {
 /* One tile of the backward pass: query rows against a chunk of packed keys. With s_ij as in
  * ha_tile, for i < rows and j < keys,
  *     p_ij = 2^min(s_ij - lse_i, 0)     ds_ij = p_ij (dout_i.v_j - delta_i)
- * (no weight exceeds its row's sum, but rounding of huge scores may say so), both 0 where j >= limit_i, whatever the operands hold; and
+ * (no weight exceeds its row's sum, but rounding of huge scores may say so), both 0 where
+ * j >= limit_i, whatever the operands hold; and
  *     dv_j += sum_i p_ij dout_i   dk_j += sum_i ds_ij q_i   dq_i += sum_j ds_ij k_j
  * Where the cap holds (s_ij >= cap_i before it is applied), ds_ij is 0 and dout_i.v_j - delta_i is
  * added to capped_i instead. Each operand of a product is packed for its place there: rows by which
@@ -93,7 +95,7 @@ typedef struct ha_grad_tile {
     int rows, keys;               /* rows <= gr, keys <= gc */
     int head_dim, head_dim_v;
     float scale;                  /* softmax_scale * log2(e) */
-    float *dq, *dk, *dv; /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind these
+    float *dq, *dk, *dv;          /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind these
                                    * is touched */
     int64_t lddq, lddk, lddv;     /* >= ha_padded_columns() of head_dim, head_dim, head_dim_v */
     float *capped;                /* [rows up to a multiple of MR], with cap */
@@ -113,8 +115,8 @@ typedef struct ha_arith {
     void (*load_q)(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim);
     /* nkeys x head_dim -> key panels */
     void (*pack_k)(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim);
-    /* nkeys x columns -> column panels of the pack dst with vpanel key units, from key unit vfirst on.
-     * Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite. */
+    /* nkeys x columns -> column panels of the pack dst with vpanel key units, from key unit vfirst
+     * on. Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite. */
     int (*pack_v)(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
                   int64_t columns);
     void (*attend)(const ha_tile *tile);
@@ -211,7 +213,8 @@ static inline size_t ha_k_bytes(const ha_arith *a, int64_t nkeys, int64_t head_d
 
 static inline size_t ha_v_bytes(const ha_arith *a, int64_t nkeys, int64_t columns)
 {
-    return 4 * (size_t)(ha_round_up(nkeys, a->nr) / a->pair) * (size_t)ha_padded_columns(a, columns);
+    size_t units = (size_t)(ha_round_up(nkeys, a->nr) / a->pair);
+    return 4 * units * (size_t)ha_padded_columns(a, columns);
 }
 
 /* Floats of scratch that attend needs. */
@@ -220,17 +223,6 @@ static inline int64_t ha_tile_scratch(const ha_arith *a)
     return (int64_t)a->br * a->bc;
 }
 
-/* Instruction-set levels, worst first. */
-typedef enum ha_level {
-    HA_LEVEL_REF,
-    HA_LEVEL_AVX2,
-    HA_LEVEL_AVX512,
-    HA_LEVEL_AVX512BF16,
-    HA_LEVEL_NEON,
-    HA_LEVEL_NEONBF16,
-    HA_LEVELS
-} ha_level;
-
 /* The table of a level, or NULL if this build or this machine lacks it. */
 const ha_kernels *ha_kernels_at(ha_level level);
 
@@ -238,9 +230,9 @@ const ha_kernels *ha_kernels_at(ha_level level);
  * taken ("" if none is better). */
 const ha_kernels *ha_kernels_best(const char **reason);
 
-const char *ha_level_name(ha_level level);
-
-extern const ha_kernels ha_kernels_ref, ha_kernels_avx2, ha_kernels_avx512, ha_kernels_avx512bf16,
-    ha_kernels_neon, ha_kernels_neonbf16;
+/* One table for each level, defined in lib/simd/<level>.c. */
+#define HA_LEVEL_TABLE(NAME, name, needs) extern const ha_kernels ha_kernels_##name;
+HA_LEVEL_LIST(HA_LEVEL_TABLE)
+#undef HA_LEVEL_TABLE
 
 #endif

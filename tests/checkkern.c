@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpufeat.h"
 #include "kern.h"
 
 #define EXIT_SKIPPED 77
@@ -177,7 +176,7 @@ typedef struct level {
 #ifdef HA_EMULATE_AVX512
 static int all_levels(level levels[HA_LEVELS])
 {
-    int can = ha_cpu_has(HA_LEVEL_AVX2); /* which the emulation is compiled for */
+    int can = ha_level_runs_here(HA_LEVEL_AVX2); /* which the emulation is compiled for */
     levels[0] = (level){"avx512", can ? &ha_kernels_avx512 : NULL};
     levels[1] = (level){"avx512bf16", can ? &ha_kernels_avx512bf16 : NULL};
     return 2;
