@@ -102,6 +102,27 @@ typedef struct ha_grad_tile {
     float *scratch;               /* grad_scratch floats, 64-byte aligned */
 } ha_grad_tile;
 
+/* Most rows of one step of attend_in_place. */
+#define HA_IN_PLACE_ROWS 16
+
+/* A step of online softmax for few rows and keys that are used once, which lie where they are: no
+ * packing, and each key and value is read from memory once. State and sums are those of ha_tile:
+ * for row i < rows and key j < nkeys,
+ *     s_ij = scale * q_i.k_j, and -inf where j >= limit_i,
+ * and no row's result depends on a key or value that it does not see, be it NaN. */
+typedef struct ha_in_place {
+    const float *q; /* [rows][ldq], zero behind head_dim, as f32.load_q makes rows of any dtype */
+    int64_t ldq;    /* >= ha_ldq() of f32 and head_dim */
+    ha_rows k, v;   /* of any dtype; consecutive rows are the fast case */
+    const int32_t *limit; /* not decreasing, [rows]; or NULL */
+    int rows, nkeys;      /* rows <= HA_IN_PLACE_ROWS */
+    int head_dim, head_dim_v;
+    float scale;          /* softmax_scale * log2(e) */
+    float *m, *l;         /* [rows]; start at -inf and 0 */
+    float *acc;           /* [rows][ldacc]; starts at 0 */
+    int64_t ldacc;        /* >= ha_padded_columns() of f32 and head_dim_v */
+} ha_in_place;
+
 /* One arithmetic: the type in which products are formed. State is f32 in each. */
 typedef struct ha_arith {
     int mr, nr; /* register block: rows and lanes of a panel */
@@ -136,6 +157,7 @@ typedef struct ha_kernels {
     const char *name;
     ha_arith f32;
     const ha_arith *bf16; /* NULL: bf16 tensors are converted and go through f32 */
+    void (*attend_in_place)(const ha_in_place *step);
     /* [rows][r] projections proj_ij = x_i.g_j of rows onto r <= HA_MAX_PROJS directions, which
      * f32.pack_k packed into one panel; ld >= r rounded up to lanes. x holds rows up to a multiple
      * of MR, ldx apart. */

@@ -6,7 +6,7 @@
 #   - the program starts, takes the better portable level, and says why if one above was asked for;
 #   - exact attention and HyperAttention at each portable level give the bits that it gives outside
 #     of the emulator, where the other tests compare it with double precision;
-#   - the kernels of each pass their own tests, but for attend and backward, which the runs above use;
+#   - their kernels pass their own tests, but for attend and backward, which the runs above use;
 #   - the shared library loads and works, and the fuzzing corpus agrees with double precision.
 # shellcheck disable=SC2086  # compilers, flags and emulators are several words
 set -eu

@@ -49,7 +49,7 @@ START_TEST(a_table_has_its_levels_name)
 }
 END_TEST
 
-/* Of this architecture, every name is known, and where its level is not here, a lower one serves. */
+/* Every name of this architecture is known, and where its level is not here, a lower one serves. */
 START_TEST(own_levels_are_ceilings)
 {
     char isa[32], reason[128];

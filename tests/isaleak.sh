@@ -19,8 +19,8 @@ if [ -n "$SANITIZER" ]; then
     echo "sanitizers define symbols of their own"
     exit 77
 fi
-# Names of the objects that may hold the instructions, and how those begin, and no other mnemonic that
-# the compiler emits.
+# Names of the objects that may hold the instructions, and how those begin, as no other mnemonic
+# that the compiler emits.
 bf16=__ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 case $(echo __x86_64__ __AVX__ __aarch64__ $bf16 | $CC $CFLAGS -E -P -x c -) in
 "1 __AVX__ "*)

@@ -8,6 +8,7 @@
 #include "body_rows.h"
 #include "body_math.h"
 #include "body_hash.h"
+#include "body_in_place.h"
 
 static inline __attribute__((always_inline)) void store_weights_f32(float *row, const vf *p, int n)
 {
@@ -49,6 +50,7 @@ enum { F32_MR = MR, F32_BR = BR, F32_GR = GR };
 
 /* The slots of a level's table that every level fills from here. */
 #define BODY_KERNELS(level)                                                            \
-    .name = #level, .f32 = F32_ARITH, .project = project, .column_sums = column_sums,  \
-    .above_bits = above_bits, .store_rows = store_rows, .dot_rows = dot_rows,          \
-    .f32_peak = f32_peak, .exp2 = exp2_array
+    .name = #level, .f32 = F32_ARITH, .attend_in_place = attend_in_place,              \
+    .project = project, .column_sums = column_sums, .above_bits = above_bits,          \
+    .store_rows = store_rows, .dot_rows = dot_rows, .f32_peak = f32_peak,              \
+    .exp2 = exp2_array

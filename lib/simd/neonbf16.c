@@ -219,12 +219,12 @@ static inline __attribute__((always_inline)) void store_runs_of(float *s, const 
 #define BLOCK mmla_block
 #define STORE_P(s, r, j, p, n) store_weights(s, BC, r, j, p, n)
 #define BLOCK_T mmla_block_t
-#define STORE_GRAD(g, r, j, p, ds, n)                                      \
-    do {                                                                   \
+#define STORE_GRAD(g, r, j, p, ds, n)                                            \
+    do {                                                                         \
         store_runs_of((g)->pt + (r) / PAIR * LDX + (j) * ROW_UNITS, p);          \
         store_runs_of((g)->dst + (r) / PAIR * LDX + (j) * ROW_UNITS, ds);        \
         for (int x = 0; x < PAIR * ROW_UNITS; x++)                               \
-            store_weights((g)->dsr, LDX, (r) + x, j, (ds) + x * (n), n);   \
+            store_weights((g)->dsr, LDX, (r) + x, j, (ds) + x * (n), n);         \
     } while (0)
 #include "body_attend.h"
 #include "body_backward.h"

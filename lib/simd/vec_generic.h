@@ -73,7 +73,7 @@ static inline vf vselect(vi mask, vf x, vf y)
     return (vf)(((vi)x & mask) | ((vi)y & ~mask));
 }
 
-/* The second operand where either is NaN. Lane by lane, which compilers see as one instruction where
+/* The second operand where either is NaN. Lane by lane: compilers see one instruction in it where
  * there is one. */
 static inline vf vmax(vf a, vf b)
 {
