@@ -20,25 +20,6 @@
 #include "message.h"
 #include "options.h"
 
-static const bool built_in[HA_LEVELS] = {
-    [HA_LEVEL_REF] = true,
-#ifdef HA_HAVE_AVX2
-    [HA_LEVEL_AVX2] = true,
-#endif
-#ifdef HA_HAVE_AVX512
-    [HA_LEVEL_AVX512] = true,
-#endif
-#ifdef HA_HAVE_AVX512BF16
-    [HA_LEVEL_AVX512BF16] = true,
-#endif
-#ifdef HA_HAVE_NEON
-    [HA_LEVEL_NEON] = true,
-#endif
-#ifdef HA_HAVE_NEONBF16
-    [HA_LEVEL_NEONBF16] = true,
-#endif
-};
-
 static const char *const variables[] = {HA_ENV_CPU, HA_ENV_BACKEND, HA_ENV_LOG, "OMP_NUM_THREADS"};
 
 enum { VARIABLES = sizeof variables / sizeof variables[0] };
@@ -51,7 +32,7 @@ static void print_text(const hyperattn_ctx *ctx)
     printf("backend    %s\n", hyperattn_ctx_backend(ctx));
     printf("built in  ");
     for (int l = 0; l < HA_LEVELS; l++)
-        if (built_in[l])
+        if (ha_level_is_built_in((ha_level)l))
             printf(" %s", ha_level_name((ha_level)l));
     printf("\navailable ");
     for (int l = 0; l < HA_LEVELS; l++)
@@ -81,7 +62,7 @@ static json_t *make_json(const hyperattn_ctx *ctx)
     for (int l = 0; l < HA_LEVELS; l++) {
         json_t *level = json_object();
         json_object_set_new(level, "name", json_string(ha_level_name((ha_level)l)));
-        json_object_set_new(level, "built_in", json_boolean(built_in[l]));
+        json_object_set_new(level, "built_in", json_boolean(ha_level_is_built_in((ha_level)l)));
         json_object_set_new(level, "available", json_boolean(ha_kernels_at((ha_level)l) != NULL));
         json_array_append_new(levels, level);
     }

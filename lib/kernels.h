@@ -9,8 +9,8 @@
  * depth = ha_units(arith, head_dim).
  *
  * Operands are packed, and padded with zeros, in panels. A panel of H rows (or columns) is units
- * [depth / ROW_UNITS][H][ROW_UNITS], where ROW_UNITS = arith->row_units is 1, or 2 for matrix instructions, which take two
- * units of a row at once. With NR = arith->nr:
+ * [depth / ROW_UNITS][H][ROW_UNITS], where ROW_UNITS = arith->row_units is 1, or 2 for matrix
+ * instructions, which take two units of a row at once. With NR = arith->nr:
  *   query tile  panels of ROW_UNITS rows, rows up to a multiple of MR; depth ha_ldq()
  *   keys        panels of NR keys; depth ha_units() of head_dim
  *   values      panels of ha_panel_width() <= NR columns; depth: the key units of the whole pack;
@@ -22,8 +22,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ha_limits.h" /* NR >= HA_MAX_PROJS at every level: a projection panel holds them all */
 #include "hyperattn.h"
-#include "ha_limits.h" /* NR >= HA_MAX_PROJS at every level: a projection panel holds all directions */
+#include "levels.h"
 
 /* Rows of one tensor: row i is base + (index ? index[i] : first + i) * stride elements. */
 typedef struct ha_rows {
@@ -72,7 +73,8 @@ typedef struct ha_tile {
 /* One tile of the backward pass: query rows against a chunk of packed keys. With s_ij as in
  * ha_tile, for i < rows and j < keys,
  *     p_ij = 2^min(s_ij - lse_i, 0)     ds_ij = p_ij (dout_i.v_j - delta_i)
- * (no weight exceeds its row's sum, but rounding of huge scores may say so), both 0 where j >= limit_i, whatever the operands hold; and
+ * (no weight exceeds its row's sum, but rounding of huge scores may say so), both 0 where
+ * j >= limit_i, whatever the operands hold; and
  *     dv_j += sum_i p_ij dout_i   dk_j += sum_i ds_ij q_i   dq_i += sum_j ds_ij k_j
  * Where the cap holds (s_ij >= cap_i before it is applied), ds_ij is 0 and dout_i.v_j - delta_i is
  * added to capped_i instead. Each operand of a product is packed for its place there: rows by which
@@ -91,12 +93,33 @@ typedef struct ha_grad_tile {
     int rows, keys;               /* rows <= gr, keys <= gc */
     int head_dim, head_dim_v;
     float scale;                  /* softmax_scale * log2(e) */
-    float *dq, *dk, *dv; /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind these
+    float *dq, *dk, *dv;          /* [rows][lddq], [keys][lddk], [keys][lddv]: no row behind these
                                    * is touched */
     int64_t lddq, lddk, lddv;     /* >= ha_padded_columns() of head_dim, head_dim, head_dim_v */
     float *capped;                /* [rows up to a multiple of MR], with cap */
     float *scratch;               /* grad_scratch floats, 64-byte aligned */
 } ha_grad_tile;
+
+/* Most rows of one step of attend_in_place. */
+#define HA_IN_PLACE_ROWS 16
+
+/* A step of online softmax for few rows and keys that are used once, which lie where they are: no
+ * packing, and each key and value is read from memory once. State and sums are those of ha_tile:
+ * for row i < rows and key j < nkeys,
+ *     s_ij = scale * q_i.k_j, and -inf where j >= limit_i,
+ * and no row's result depends on a key or value that it does not see, be it NaN. */
+typedef struct ha_in_place {
+    const float *q; /* [rows][ldq], zero behind head_dim, as f32.load_q makes rows of any dtype */
+    int64_t ldq;    /* >= ha_ldq() of f32 and head_dim */
+    ha_rows k, v;   /* of any dtype; consecutive rows are the fast case */
+    const int32_t *limit; /* not decreasing, [rows]; or NULL */
+    int rows, nkeys;      /* rows <= HA_IN_PLACE_ROWS */
+    int head_dim, head_dim_v;
+    float scale;          /* softmax_scale * log2(e) */
+    float *m, *l;         /* [rows]; start at -inf and 0 */
+    float *acc;           /* [rows][ldacc]; starts at 0 */
+    int64_t ldacc;        /* >= ha_padded_columns() of f32 and head_dim_v */
+} ha_in_place;
 
 /* One arithmetic: the type in which products are formed. State is f32 in each. */
 typedef struct ha_arith {
@@ -111,8 +134,8 @@ typedef struct ha_arith {
     void (*load_q)(void *dst, const ha_rows *src, int64_t rows, int64_t head_dim);
     /* nkeys x head_dim -> key panels */
     void (*pack_k)(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim);
-    /* nkeys x columns -> column panels of the pack dst with vpanel key units, from key unit vfirst on.
-     * Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite. */
+    /* nkeys x columns -> column panels of the pack dst with vpanel key units, from key unit vfirst
+     * on. Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite. */
     int (*pack_v)(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
                   int64_t columns);
     void (*attend)(const ha_tile *tile);
@@ -132,6 +155,7 @@ typedef struct ha_kernels {
     const char *name;
     ha_arith f32;
     const ha_arith *bf16; /* NULL: bf16 tensors are converted and go through f32 */
+    void (*attend_in_place)(const ha_in_place *step);
     /* [rows][r] projections proj_ij = x_i.g_j of rows onto r <= HA_MAX_PROJS directions, which
      * f32.pack_k packed into one panel; ld >= r rounded up to lanes. x holds rows up to a multiple
      * of MR, ldx apart. */
@@ -209,7 +233,8 @@ static inline size_t ha_k_bytes(const ha_arith *a, int64_t nkeys, int64_t head_d
 
 static inline size_t ha_v_bytes(const ha_arith *a, int64_t nkeys, int64_t columns)
 {
-    return 4 * (size_t)(ha_round_up(nkeys, a->nr) / a->pair) * (size_t)ha_padded_columns(a, columns);
+    size_t units = (size_t)(ha_round_up(nkeys, a->nr) / a->pair);
+    return 4 * units * (size_t)ha_padded_columns(a, columns);
 }
 
 /* Floats of scratch that attend needs. */
@@ -218,17 +243,6 @@ static inline int64_t ha_tile_scratch(const ha_arith *a)
     return (int64_t)a->br * a->bc;
 }
 
-/* Instruction-set levels, worst first. */
-typedef enum ha_level {
-    HA_LEVEL_REF,
-    HA_LEVEL_AVX2,
-    HA_LEVEL_AVX512,
-    HA_LEVEL_AVX512BF16,
-    HA_LEVEL_NEON,
-    HA_LEVEL_NEONBF16,
-    HA_LEVELS
-} ha_level;
-
 /* The table of a level, or NULL if this build or this machine lacks it. */
 const ha_kernels *ha_kernels_at(ha_level level);
 
@@ -236,9 +250,9 @@ const ha_kernels *ha_kernels_at(ha_level level);
  * taken ("" if none is better). */
 const ha_kernels *ha_kernels_best(const char **reason);
 
-const char *ha_level_name(ha_level level);
-
-extern const ha_kernels ha_kernels_ref, ha_kernels_avx2, ha_kernels_avx512, ha_kernels_avx512bf16,
-    ha_kernels_neon, ha_kernels_neonbf16;
+/* One table for each level, defined in lib/simd/<level>.c. */
+#define HA_LEVEL_TABLE(NAME, name, needs) extern const ha_kernels ha_kernels_##name;
+HA_LEVEL_LIST(HA_LEVEL_TABLE)
+#undef HA_LEVEL_TABLE
 
 #endif

@@ -19,14 +19,14 @@ if [ -n "$SANITIZER" ]; then
     echo "sanitizers define symbols of their own"
     exit 77
 fi
-# The levels; names of the objects that may hold the instructions, which no other mnemonic that the
-# compiler emits begins like.
+# Names of the objects that may hold the instructions, and how those begin, as no other mnemonic
+# that the compiler emits.
 bf16=__ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 case $(echo __x86_64__ __AVX__ __aarch64__ $bf16 | $CC $CFLAGS -E -P -x c -) in
 "1 __AVX__ "*)
-    all="avx2 avx512 avx512bf16" objects=libha_avx what=AVX instructions=v ;;
+    objects=libha_avx what=AVX instructions=v ;;
 *"1 $bf16")
-    all="neon neonbf16" objects=libha_neonbf16 what=bf16 instructions='bf(dot|mmla|mlal|cvt)' ;;
+    objects=libha_neonbf16 what=bf16 instructions='bf(dot|mmla|mlal|cvt)' ;;
 *)
     echo "neither x86-64 nor AArch64, or the compiler's flags put a level's instructions everywhere"
     exit 77 ;;
@@ -34,9 +34,10 @@ esac
 
 failed=0
 levels=
-for level in $all; do
-    library=$libs/libha_$level.a
+for library in "$libs"/libha_*.a; do
     [ -f "$library" ] || continue
+    level=${library##*/libha_}
+    level=${level%.a}
     levels="$levels $level"
     symbols=$("$NM" --defined-only --extern-only "$library" | awk 'NF == 3 { print $3 }')
     if [ "$symbols" != "ha_kernels_$level" ]; then

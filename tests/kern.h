@@ -74,6 +74,7 @@ void kern_grad_shapes(const kern_run *run);
 void kern_grad_masks(const kern_run *run);
 void kern_grad_odd(const kern_run *run);
 void kern_grad_mixed(const kern_run *run);
+void kern_in_place(const kern_run *run);
 void kern_hash(const kern_run *run);
 void kern_project(const kern_run *run);
 void kern_exp2(const kern_run *run);
@@ -81,5 +82,7 @@ void kern_peak(const kern_run *run);
 
 /* Prints the speed of every kernel of a table. */
 void kern_bench(const ha_kernels *table, const char *level);
+/* And of the one whose data lies in memory. */
+void kern_bench_memory(const ha_kernels *table);
 
 #endif

@@ -114,8 +114,8 @@ static tile_call tile_new(const ha_arith *a, int dim)
     c.v = aligned(ha_v_bytes(a, c.nkeys, dim));
     ha_tile *t = &c.tile;
     *t = (ha_tile){.q = c.q, .k = c.k, .v = c.v, .rows = a->br, .keys = a->bc, .head_dim = dim,
-                   .head_dim_v = dim, .vpanel = c.nkeys / a->pair, .ldacc = ha_padded_columns(a, dim),
-                   .scale = 1.4427f / (float)dim};
+                   .head_dim_v = dim, .vpanel = c.nkeys / a->pair,
+                   .ldacc = ha_padded_columns(a, dim), .scale = 1.4427f / (float)dim};
     t->logw = memset(aligned((size_t)a->bc * 4), 0, (size_t)a->bc * 4);
     t->m = aligned((size_t)a->br * 4);
     t->l = memset(aligned((size_t)a->br * 4), 0, (size_t)a->br * 4);
@@ -184,8 +184,8 @@ static grad_call grad_new(const ha_arith *a, int dim)
         .q = c.tile_rows, .dout = c.tile_rows, .q_sum = c.columns, .dout_sum = c.columns,
         .rpanel = n / a->pair, .k = c.panels, .v = c.panels, .k_sum = c.columns,
         .kpanel = n / a->pair, .logw = c.logw, .lse = c.lse, .delta = c.logw, .rows = a->gr,
-        .keys = a->gc, .head_dim = dim, .head_dim_v = dim, .scale = 1.4427f / (float)dim, .dq = c.sums,
-        .dk = c.sums + n * ld, .dv = c.sums + 2 * n * ld, .lddq = ld, .lddk = ld, .lddv = ld,
+        .keys = a->gc, .head_dim = dim, .head_dim_v = dim, .scale = 1.4427f / (float)dim,
+        .dq = c.sums, .dk = c.sums + n * ld, .dv = c.sums + 2 * n * ld, .lddq = ld, .lddk = ld, .lddv = ld,
         .scratch = aligned((size_t)(a->grad_scratch + 1) * 4)}; /* ref needs none */
     return c;
 }

@@ -156,8 +156,8 @@ static const char *load_q_of(const kern_run *run, rng *r, const rows_shape *shap
     kern_worst w = {0};
     for (int64_t i = 0; i < padded; i++)
         for (int64_t x = 0; x < ld; x++)
-            check_unit(&w, a, &s, "q", i, x, q[unit_at(a, a->row_units, ld, i, x)], i, x * a->pair, i,
-                       x * a->pair + 1);
+            check_unit(&w, a, &s, "q", i, x, q[unit_at(a, a->row_units, ld, i, x)], i,
+                       x * a->pair, i, x * a->pair + 1);
     const char *why = first_of(kern_verdict(&w), guarded_check(&dst));
     guarded_free(&dst);
     source_free(&s);

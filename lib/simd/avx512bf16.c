@@ -54,15 +54,7 @@ static const ha_arith bf16_arith = {
 };
 
 const ha_kernels ha_kernels_avx512bf16 = {
-    .name = "avx512bf16",
-    .f32 = F32_ARITH,
+    BODY_KERNELS(avx512bf16),
     .bf16 = &bf16_arith,
-    .project = project,
-    .column_sums = column_sums,
-    .above_bits = above_bits,
-    .store_rows = store_rows,
-    .dot_rows = dot_rows,
-    .f32_peak = f32_peak,
     .bf16_peak = bf16_peak,
-    .exp2 = exp2_array,
 };

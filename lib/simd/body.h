@@ -8,6 +8,7 @@
 #include "body_rows.h"
 #include "body_math.h"
 #include "body_hash.h"
+#include "body_in_place.h"
 
 static inline __attribute__((always_inline)) void store_weights_f32(float *row, const vf *p, int n)
 {
@@ -39,10 +40,17 @@ static inline __attribute__((always_inline)) void store_weights_f32(float *row, 
 /* Another arithmetic's block may have other sizes. */
 enum { F32_MR = MR, F32_BR = BR, F32_GR = GR };
 
-#define F32_ARITH                                                                        \
-    {                                                                                    \
-        .mr = F32_MR, .nr = NR, .lanes = VLEN, .br = F32_BR, .bc = BC, .pair = 1,        \
-        .row_units = 1, .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v,                  \
-        .attend = attend_f32, .gr = F32_GR, .gc = GC, .grad_scratch = grad_scratch_f32,  \
-        .backward = backward_f32,                                                        \
+#define F32_ARITH                                                                      \
+    {                                                                                  \
+        .mr = F32_MR, .nr = NR, .lanes = VLEN, .br = F32_BR, .bc = BC, .pair = 1,      \
+        .row_units = 1, .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v,          \
+        .attend = attend_f32, .gr = F32_GR, .gc = GC, .grad_scratch = grad_scratch_f32, \
+        .backward = backward_f32,                                                      \
     }
+
+/* The slots of a level's table that every level fills from here. */
+#define BODY_KERNELS(level)                                                            \
+    .name = #level, .f32 = F32_ARITH, .attend_in_place = attend_in_place,              \
+    .project = project, .column_sums = column_sums, .above_bits = above_bits,          \
+    .store_rows = store_rows, .dot_rows = dot_rows, .f32_peak = f32_peak,              \
+    .exp2 = exp2_array

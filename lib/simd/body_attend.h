@@ -4,7 +4,7 @@
  * row maxima, exponentials and row sums, and the product with the values. Included once per
  * arithmetic; before that the includer defines
  *     FN(name)                  the arithmetic's function names
- *     PAIR, ROW_UNITS                 ha_arith.pair and row_units
+ *     PAIR, ROW_UNITS           ha_arith.pair and row_units
  *     BLOCK(acc, nv, ...)       the register block, as block, MR rows of it
  *     STORE_P(s, r, j, p, n)    stores n vectors of row r's weights, from key j on, over the scores
  *                               s[BR][BC], as in a query tile whose ldq is BC
@@ -89,7 +89,8 @@ static void FN(mask_block)(const ha_tile *t, float *top, int r, int c, int nv)
 /* The panel from key c on, of which some rows do not see every key, or whose scores are capped. */
 static __attribute__((noinline)) void FN(masked_scores)(const ha_tile *t, float *top, int c)
 {
-    int64_t depth = ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR, ldq = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR;
+    int64_t ldq = ha_round_up(depth, VLEN);
     const float *k = (const float *)t->k + c * depth;
     for (int r = 0; r < t->rows; r += MR) {
         float unmasked[MR * VLEN] = {0}, *s = t->scratch + r * BC + c;
@@ -111,7 +112,8 @@ static inline __attribute__((always_inline)) void FN(full_scores)(const ha_tile 
                                                                   int c, ahead_rows *ahead,
                                                                   int rest)
 {
-    int64_t depth = ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR, ldq = ha_round_up(depth, VLEN);
+    int64_t depth = ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR;
+    int64_t ldq = ha_round_up(depth, VLEN);
     const float *q = t->q, *k = (const float *)t->k + c * depth, *next = k + depth * NR;
     const float *logw = t->logw + c;
     const float scale = t->scale;
@@ -272,7 +274,8 @@ static __attribute__((noinline)) void FN(values)(const ha_tile *t)
         for (int64_t c = 0; c < t->head_dim_v; c += width) {
             width = ha_panel_width(&panels, c);
             /* next: the same units of the next column panel, or the next units of the first one */
-            int64_t c2 = c + width < t->head_dim_v ? c + width : 0, width2 = ha_panel_width(&panels, c2);
+            int64_t c2 = c + width < t->head_dim_v ? c + width : 0;
+            int64_t width2 = ha_panel_width(&panels, c2);
             const float *v = pack + c * t->vpanel + (t->vfirst + u) * width;
             const float *next = pack + c2 * t->vpanel + (t->vfirst + (c2 ? u : u + VSTEP)) * width2;
             BY_WIDTH(FN(value_rows), (int)(width / VLEN), t, t->acc + c, v, u, next,

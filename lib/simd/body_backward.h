@@ -328,8 +328,8 @@ static void FN(backward)(const ha_grad_tile *t)
     g.dst = PAIR == 1 ? g.y : g.pt + GR / PAIR * LDX;
     FN(grad_product) scores = {.out = g.x, .a = t->q, .b = t->k, .dim = t->head_dim,
                                .scale = t->scale, .w = t->logw};
-    FN(grad_product) slopes = {.out = g.y, .a = t->dout, .b = t->v, .dim = t->head_dim_v, .scale = 1,
-                               .w = zeros};
+    FN(grad_product) slopes = {.out = g.y, .a = t->dout, .b = t->v, .dim = t->head_dim_v,
+                               .scale = 1, .w = zeros};
     FN(grad_products)(t, &scores, t->dout, t->head_dim_v);
     int64_t ldq = ha_round_up(ha_round_up(t->head_dim, PAIR * ROW_UNITS) / PAIR, VLEN);
     FN(grad_products)(t, &slopes, (const float *)t->q + t->rows * ldq, t->head_dim);

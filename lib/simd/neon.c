@@ -3,14 +3,4 @@
 
 #include "body.h"
 
-const ha_kernels ha_kernels_neon = {
-    .name = "neon",
-    .f32 = F32_ARITH,
-    .project = project,
-    .column_sums = column_sums,
-    .above_bits = above_bits,
-    .store_rows = store_rows,
-    .dot_rows = dot_rows,
-    .f32_peak = f32_peak,
-    .exp2 = exp2_array,
-};
+const ha_kernels ha_kernels_neon = {BODY_KERNELS(neon)};

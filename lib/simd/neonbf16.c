@@ -219,12 +219,12 @@ static inline __attribute__((always_inline)) void store_runs_of(float *s, const 
 #define BLOCK mmla_block
 #define STORE_P(s, r, j, p, n) store_weights(s, BC, r, j, p, n)
 #define BLOCK_T mmla_block_t
-#define STORE_GRAD(g, r, j, p, ds, n)                                      \
-    do {                                                                   \
+#define STORE_GRAD(g, r, j, p, ds, n)                                            \
+    do {                                                                         \
         store_runs_of((g)->pt + (r) / PAIR * LDX + (j) * ROW_UNITS, p);          \
         store_runs_of((g)->dst + (r) / PAIR * LDX + (j) * ROW_UNITS, ds);        \
         for (int x = 0; x < PAIR * ROW_UNITS; x++)                               \
-            store_weights((g)->dsr, LDX, (r) + x, j, (ds) + x * (n), n);   \
+            store_weights((g)->dsr, LDX, (r) + x, j, (ds) + x * (n), n);         \
     } while (0)
 #include "body_attend.h"
 #include "body_backward.h"
@@ -235,21 +235,14 @@ static double mmla_peak(int64_t iters)
 }
 
 static const ha_arith bf16_arith = {
-    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = PAIR, .run = ROW_UNITS,
+    .mr = MR, .nr = NR, .lanes = VLEN, .br = BR, .bc = BC, .pair = PAIR,
+    .row_units = ROW_UNITS,
     .load_q = load_q_mmla, .pack_k = pack_k_mmla, .pack_v = pack_v_mmla, .attend = attend_mmla,
     .gr = GR, .gc = GC, .grad_scratch = grad_scratch_mmla, .backward = backward_mmla,
 };
 
 const ha_kernels ha_kernels_neonbf16 = {
-    .name = "neonbf16",
-    .f32 = F32_ARITH,
+    BODY_KERNELS(neonbf16),
     .bf16 = &bf16_arith,
-    .project = project,
-    .column_sums = column_sums,
-    .above_bits = above_bits,
-    .store_rows = store_rows,
-    .dot_rows = dot_rows,
-    .f32_peak = f32_peak,
     .bf16_peak = mmla_peak,
-    .exp2 = exp2_array,
 };

@@ -112,15 +112,16 @@ static float scores(const ha_tile *t, int i, float *s, int keys)
     return top;
 }
 
-static void grow_max(const ha_tile *t, int i, float top)
+/* A row's maximum becomes top, and its sums become relative to it. */
+static void grow_max(float *m, float *l, float *acc, int columns, float top)
 {
-    if (t->m[i] != -INFINITY) {
-        float alpha = exp2_value(t->m[i] - top);
-        t->l[i] *= alpha;
-        for (int c = 0; c < t->head_dim_v; c++)
-            t->acc[i * t->ldacc + c] *= alpha;
+    if (*m != -INFINITY) {
+        float alpha = exp2_value(*m - top);
+        *l *= alpha;
+        for (int c = 0; c < columns; c++)
+            acc[c] *= alpha;
     }
-    t->m[i] = top;
+    *m = top;
 }
 
 static void attend_row(const ha_tile *t, int i)
@@ -129,7 +130,7 @@ static void attend_row(const ha_tile *t, int i)
     int keys = row_keys(t, i);
     float top = scores(t, i, s, keys);
     if (top > t->m[i])
-        grow_max(t, i, top);
+        grow_max(&t->m[i], &t->l[i], t->acc + i * t->ldacc, t->head_dim_v, top);
     float base = t->m[i] == -INFINITY ? 0 : t->m[i];
     for (int j = 0; j < keys; j++)
         t->l[i] += s[j] = exp2_value(s[j] - base);
@@ -149,6 +150,39 @@ static void attend(const ha_tile *t)
 {
     for (int i = 0; i < t->rows; i++)
         attend_row(t, i);
+}
+
+/* Row i and keys [first, first + n), n <= BC. */
+static void in_place_keys(const ha_in_place *t, int i, int first, int n)
+{
+    float s[BC], top = -INFINITY, *acc = t->acc + i * t->ldacc;
+    for (int j = 0; j < n; j++) {
+        const char *k = ha_row_at(&t->k, first + j);
+        float sum = 0;
+        for (int x = 0; x < t->head_dim; x++)
+            sum += t->q[i * t->ldq + x] * value_at(k, t->k.dtype, x);
+        s[j] = sum * t->scale;
+        top = s[j] > top ? s[j] : top;
+    }
+    if (top > t->m[i])
+        grow_max(&t->m[i], &t->l[i], acc, t->head_dim_v, top);
+    float base = t->m[i] == -INFINITY ? 0 : t->m[i];
+    for (int j = 0; j < n; j++) {
+        const char *v = ha_row_at(&t->v, first + j);
+        float weight = exp2_value(s[j] - base);
+        t->l[i] += weight;
+        for (int c = 0; c < t->head_dim_v; c++)
+            acc[c] += weight * value_at(v, t->v.dtype, c);
+    }
+}
+
+static void attend_in_place(const ha_in_place *t)
+{
+    for (int i = 0; i < t->rows; i++) {
+        int keys = t->limit && t->limit[i] < t->nkeys ? t->limit[i] : t->nkeys;
+        for (int j = 0; j < keys; j += BC)
+            in_place_keys(t, i, j, keys - j < BC ? keys - j : BC);
+    }
 }
 
 /* dst += weight * row i of a column pack of n columns, whose panels have `depth` units. */
@@ -280,6 +314,7 @@ const ha_kernels ha_kernels_ref = {
     .f32 = {.mr = MR, .nr = NR, .lanes = 1, .br = BR, .bc = BC, .pair = 1, .row_units = 1,
             .load_q = load_q, .pack_k = pack_k, .pack_v = pack_v, .attend = attend,
             .gr = BR, .gc = BC, .grad_scratch = 0, .backward = backward},
+    .attend_in_place = attend_in_place,
     .project = project,
     .column_sums = column_sums,
     .above_bits = above_bits,
