@@ -161,7 +161,8 @@ case $PWD in
 esac
 mkdir -p build
 umask 022
-LC_ALL=C
+# Not plain C: there gnuplot cannot say "degree", and says so.
+LC_ALL=C.UTF-8
 export LC_ALL
 MAKEFLAGS=-j$(getconf _NPROCESSORS_ONLN)
 export MAKEFLAGS
