@@ -4,10 +4,12 @@
 # What the scripts share: finding the packages, building below build/, and running the tests.
 # Sourced from the top of the source tree.
 
-# What building needs.
+# What building needs, and what a cross build for AArch64 needs besides.
 # shellcheck disable=SC2034  # used by the scripts
 build_packages="autoconf automake libtool pkg-config gcc libc6-dev make libopenblas-dev
     libjansson-dev gnuplot-nox"
+# shellcheck disable=SC2034
+arm64_packages="gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"
 
 die() {
     echo "$0: $*" >&2
@@ -29,7 +31,7 @@ is_present() {
     libsimde-dev) echo '#include <simde/x86/avx512.h>' | cc -E -o /dev/null - ;;
     libc6-dev) echo '#include <stdio.h>' | cc -E -o /dev/null - ;;
     libomp-dev) echo '#include <omp.h>' | clang -fopenmp -E -o /dev/null - ;;
-    qemu-user-static) command -v qemu-aarch64-static ;;
+    xz-utils) command -v xz ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }
@@ -50,10 +52,13 @@ need() {
         die "these packages are missing, and there is no sudo to install them with:$missing"
     fi
     echo "installing:$missing"
+    # One source that cannot be read fails the update; what counts is whether the packages are
+    # found. sudo would drop the proxies.
     # shellcheck disable=SC2086  # words, on purpose
-    $sudo env DEBIAN_FRONTEND=noninteractive sh -c '
-        apt-get -q update &&
-        apt-get -q install -y --no-install-recommends "$@"' \
+    $sudo env DEBIAN_FRONTEND=noninteractive ${http_proxy:+"http_proxy=$http_proxy"} \
+        ${https_proxy:+"https_proxy=$https_proxy"} ${no_proxy:+"no_proxy=$no_proxy"} sh -c '
+        apt-get -q update
+        apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"' \
         apt-get $missing >build/apt.log 2>&1 || {
         tail -n 20 build/apt.log
         die "apt-get could not install:$missing"
@@ -71,26 +76,46 @@ in_build() {
     }
 }
 
-# build DIR CONFIGURE-ARGUMENT...: configures build/DIR, unless that was done with these arguments
-# before, and makes it.
-build() {
-    directory=$1
-    shift
-    mkdir -p "build/$directory"
-    : >"build/$directory.log"
-    if [ ! -f "build/$directory/config.status" ] ||
-        [ "$(cat "build/$directory.args" 2>/dev/null)" != "$*" ]; then
-        in_build "$directory" ../../configure "$@"
-        echo "$*" >"build/$directory.args"
-    fi
-    in_build "$directory" make -s
+# What says how to build, and with which tools. make learns of it too, but not that objects are
+# stale when it changes.
+build_rules() {
+    {
+        cat configure.ac m4/ha_*.m4 Makefile.am ./*/Makefile.am
+        autoconf --version
+        automake --version
+        libtoolize --version
+    } | cksum
 }
 
+# autotools: makes configure, where that was not done by these rules before. Any later autoreconf
+# would make every build configure itself anew, wherever make comes by next.
 autotools() {
-    autoreconf -i >build/autoreconf.log 2>&1 || {
+    rules=$(build_rules)
+    [ ! -f configure ] || [ "$(cat build/autotools.rules 2>/dev/null)" != "$rules" ] || return 0
+    rm -f build/autotools.rules
+    autoreconf -fi >build/autoreconf.log 2>&1 || {
         cat build/autoreconf.log
         die "autoreconf failed"
     }
+    echo "$rules" >build/autotools.rules
+}
+
+# build DIR CONFIGURE-ARGUMENT...: makes build/DIR, from nothing unless it was configured with these
+# arguments, rules and variables before.
+build() {
+    directory=$1
+    shift
+    variables='(CC|CXX|CPP|(C|CXX|CPP|LD)FLAGS|LIBS|CONFIG_SITE|PKG_CONFIG.*|[A-Z]*_(CFLAGS|LIBS))'
+    inputs="$(build_rules) $* $(env | grep -E "^$variables=" | sort)"
+    : >"build/$directory.log"
+    if [ "$(cat "build/$directory.inputs" 2>/dev/null)" != "$inputs" ] ||
+        [ ! -f "build/$directory/config.status" ]; then
+        rm -rf "build/$directory" "build/$directory.inputs"
+        mkdir "build/$directory"
+        in_build "$directory" ../../configure "$@"
+        echo "$inputs" >"build/$directory.inputs"
+    fi
+    in_build "$directory" make -s
 }
 
 step() {
@@ -98,13 +123,20 @@ step() {
     echo "==> $* ($(($(date +%s) - started)) s)"
 }
 
-# run_tests DIR TARGET...: make TARGET in build/DIR, then what the tests said of themselves.
+# run_tests DIR TARGET...: make TARGET in build/DIR, then what the tests said of themselves. All of
+# it is read from the files of the tests; what make prints is for people.
 run_tests() {
     directory=$1
     shift
     failed=no
     rm -f "build/$directory"/tests/*.log "build/$directory"/tests/*.trs
     (cd "build/$directory" && make "$@") >"build/$directory.log" 2>&1 || failed=yes
+    counts=$(sed -n 's/^:test-result: \([A-Z]*\).*/\1/p' "build/$directory"/tests/*.trs |
+        sort | uniq -c | awk '{ line = line sep $2 " " $1; sep = ", " } END { print line }')
+    [ -n "$counts" ] || {
+        tail -n 60 "build/$directory.log"
+        die "no test ran: make $* in build/$directory"
+    }
     # Check's summary, what was left out, and the reasons of what was skipped.
     (cd "build/$directory/tests" &&
         grep -E '^([0-9]+%: Checks|reduced):' ./*.log | sed 's,^\./,,') || :
@@ -121,11 +153,17 @@ run_tests() {
             tail -n 60 "build/$directory.log"
         die "failed: make $* in build/$directory"
     fi
-    sed -n 's/^# \([A-Z]*\): *\([1-9][0-9]*\)$/\1 \2/p' "build/$directory.log" |
-        awk '{ line = line sep $0; sep = ", " } END { print line }'
+    echo "$counts"
 }
 
+case $PWD in
+*[[:space:]\"\'\`\\\#\$\&]*) die "Automake takes no space or quote, nor # \$ & \\, in a path: $PWD" ;;
+esac
 mkdir -p build
+umask 022
+# Not plain C: there gnuplot cannot say "degree", and says so.
+LC_ALL=C.UTF-8
+export LC_ALL
 MAKEFLAGS=-j$(getconf _NPROCESSORS_ONLN)
 export MAKEFLAGS
 started=$(date +%s)
