@@ -9,35 +9,25 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "attn.h"
 #include "baseline.h"
 #include "commands.h"
-#include "context.h"
 #include "env.h"
 #include "hyperattn.h"
+#include "internals.h"
 #include "kernels.h"
 #include "message.h"
 #include "options.h"
 
-static const bool built_in[HA_LEVELS] = {
-    [HA_LEVEL_REF] = true,
-#ifdef HA_HAVE_AVX2
-    [HA_LEVEL_AVX2] = true,
-#endif
-#ifdef HA_HAVE_AVX512
-    [HA_LEVEL_AVX512] = true,
-#endif
-#ifdef HA_HAVE_AVX512BF16
-    [HA_LEVEL_AVX512BF16] = true,
-#endif
-#ifdef HA_HAVE_NEON
-    [HA_LEVEL_NEON] = true,
-#endif
-#ifdef HA_HAVE_NEONBF16
-    [HA_LEVEL_NEONBF16] = true,
-#endif
-};
+/* What can be used was built in; of the rest, configure knows. */
+static bool built_in(ha_level level)
+{
+    char word[32];
+    snprintf(word, sizeof word, " %s ", ha_level_name(level));
+    return ha_kernels_at(level) || strstr(HA_BUILT_LEVELS, word);
+}
 
 static const char *const variables[] = {HA_ENV_CPU, HA_ENV_BACKEND, HA_ENV_LOG, "OMP_NUM_THREADS"};
 
@@ -51,7 +41,7 @@ static void print_text(const hyperattn_ctx *ctx)
     printf("backend    %s\n", hyperattn_ctx_backend(ctx));
     printf("built in  ");
     for (int l = 0; l < HA_LEVELS; l++)
-        if (built_in[l])
+        if (built_in((ha_level)l))
             printf(" %s", ha_level_name((ha_level)l));
     printf("\navailable ");
     for (int l = 0; l < HA_LEVELS; l++)
@@ -59,7 +49,7 @@ static void print_text(const hyperattn_ctx *ctx)
             printf(" %s", ha_level_name((ha_level)l));
     printf("\nlevel      %s%s%s%s\n", hyperattn_ctx_isa(ctx), *reason ? " (" : "", reason,
            *reason ? ")" : "");
-    printf("threads    %d\n", ctx->nthreads);
+    printf("threads    %d\n", context_threads(ctx));
     if (baseline_built_in())
         printf("OpenBLAS   %s, %s\n", baseline_config(), baseline_parallel());
     else
@@ -81,7 +71,7 @@ static json_t *make_json(const hyperattn_ctx *ctx)
     for (int l = 0; l < HA_LEVELS; l++) {
         json_t *level = json_object();
         json_object_set_new(level, "name", json_string(ha_level_name((ha_level)l)));
-        json_object_set_new(level, "built_in", json_boolean(built_in[l]));
+        json_object_set_new(level, "built_in", json_boolean(built_in((ha_level)l)));
         json_object_set_new(level, "available", json_boolean(ha_kernels_at((ha_level)l) != NULL));
         json_array_append_new(levels, level);
     }
@@ -97,7 +87,7 @@ static json_t *make_json(const hyperattn_ctx *ctx)
     json_object_set_new(root, "levels", levels);
     json_object_set_new(root, "level", json_string(hyperattn_ctx_isa(ctx)));
     json_object_set_new(root, "reason", json_string(hyperattn_ctx_reason(ctx)));
-    json_object_set_new(root, "threads", json_integer(ctx->nthreads));
+    json_object_set_new(root, "threads", json_integer(context_threads(ctx)));
     json_object_set_new(root, "openblas", openblas);
     json_object_set_new(root, "environment", environment);
     return root;
@@ -140,7 +130,5 @@ int cmd_info(int argc, char **argv)
         print_text(ctx);
     }
     hyperattn_ctx_destroy(ctx);
-    if (fflush(stdout) || ferror(stdout))
-        return failed("writing to standard output failed");
     return STATUS_OK;
 }
