@@ -186,7 +186,7 @@ static void print_more_tables(const comparison *c)
 static int compare_all(comparison *c)
 {
     const measure_options *o = c->m.options;
-    bool table = measurement_prints(&c->m);
+    bool table = c->m.prints;
     char line[200];
     describe_line(line, sizeof line, &c->m);
     if (table)

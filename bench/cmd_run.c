@@ -3,6 +3,7 @@
  * hyperattn run: attention of .npy files, and its gradients, written as .npy files.
  */
 #include <argp.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,7 +200,7 @@ static int write_array(outfile *file, const char *path, const array *a)
     if (npy_write(file->file, a->type, a->rank, a->shape + 4 - a->rank, a->data) &&
         fflush(file->file) == 0)
         return STATUS_OK;
-    return failed("%s: writing failed", path);
+    return failed("%s: writing failed: %s", file->target, strerror(errno));
 }
 
 /* All files are complete before the first is renamed. */

@@ -47,7 +47,7 @@ static const struct argp_option option_list[] = {
     {"exact-max-n", KEY_MAX_N, "N", 0, "No exact attention above this length (none)", 5},
     {"peak", KEY_PEAK, NULL, 0,
      "Measure the multiply-add peak beside each run, and exact attention's share of it", 5},
-    {"plot", KEY_PLOT, "FILE", 0, "Draw times and speed-ups as SVG, with gnuplot", 5},
+    {"plot", KEY_PLOT, "FILE", 0, "Draw times and speed-ups as SVG, with gnuplot; -: to standard output, no table", 5},
     {0}};
 
 static int parse_methods(struct argp_state *state, const char *text)
@@ -189,6 +189,7 @@ enum { COLUMNS = sizeof columns / sizeof columns[0] };
 static int open_sweep(sweep *s, const sweep_options *o)
 {
     int status = measurement_open(&s->m, "sweep", &o->measure, o->what, columns, COLUMNS);
+    s->m.prints &= !outfile_is_dash(o->plot);
     if (status == STATUS_OK)
         status = measurement_outcomes(&s->m, false);
     if (status == STATUS_OK && (o->what & MEASURE_BASELINE))
@@ -204,7 +205,7 @@ static int sweep_mask(sweep *s, bool causal)
         status = sweep_probe(s, causal);
     for (int i = 0; i < o->gen.lengths.count && status == STATUS_OK; i++) {
         status = sweep_length(s, causal, o->gen.lengths.n[i]);
-        if (status == STATUS_OK && measurement_prints(&s->m))
+        if (status == STATUS_OK && s->m.prints)
             report_print_last(s->m.results, o->backward ? BACKWARD_TABLE : FORWARD_TABLE, stdout);
     }
     return status;
@@ -264,7 +265,7 @@ static void show_columns(const sweep *s)
 
 static int sweep_all(sweep *s, const sweep_options *o)
 {
-    bool causal = o->measure.problem.causal, table = measurement_prints(&s->m);
+    bool causal = o->measure.problem.causal, table = s->m.prints;
     char line[200];
     describe_line(line, sizeof line, &s->m);
     if (o->measure.backward) {

@@ -99,7 +99,7 @@ int main(int argc, char **argv)
         char name[32];
         snprintf(name, sizeof name, "%s", commands[c].full_name);
         argv[at] = name;
-        message_command(name);
+        message_command(commands[c].full_name);
         return commands[c].run(argc - at, argv + at);
     }
     return bad_input("'%s' is no command; 'hyperattn --help' lists them", argv[at]);

@@ -3,6 +3,7 @@
 
 #include "internals.h"
 #include "message.h"
+#include "outfile.h"
 
 /* ---- input ---------------------------------------------------------------------------------- */
 
@@ -56,6 +57,7 @@ int measurement_open(measurement *m, const char *command, const measure_options 
                      const report_column *columns, int count)
 {
     *m = (measurement){.command = command, .options = options, .what = what};
+    m->prints = !outfile_is_dash(options->json) && !outfile_is_dash(options->csv);
     params_resolve(&m->params, &options->params);
     m->results = report_create(columns, count);
     int status = m->results ? attn_context(&m->ctx, options->problem.threads) : STATUS_FAILED;
@@ -104,11 +106,6 @@ void measurement_close(measurement *m)
     outcome_close(&m->baseline);
     report_destroy(m->results);
     hyperattn_ctx_destroy(m->ctx);
-}
-
-bool measurement_prints(const measurement *m)
-{
-    return !report_to_stdout(m->options->json, m->options->csv);
 }
 
 int measurement_write(const measurement *m, json_t *head)

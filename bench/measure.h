@@ -40,6 +40,7 @@ typedef struct measurement {
     outcome exact, hyper;
     outcome baseline; /* out only, f32 */
     report *results;
+    bool prints; /* tables: standard output is free for them */
 } measurement;
 
 /* Context, threads that have started, input, and an empty report. Returns an exit status; measurement_close is needed after failures too. */
@@ -58,9 +59,6 @@ bool measurement_is_f32(const measurement *m);
 /* The problem of the first rows (0: all) of the first heads (0: all) of in or in_f32. */
 void measurement_problem(hyperattn_problem *p, const measurement *m, const input *in, bool causal,
                          int64_t rows, int64_t heads);
-
-/* Whether tables are printed: standard output is free for them. */
-bool measurement_prints(const measurement *m);
 
 /* JSON, with head (see describe_json), and CSV, each if wanted and if there is a row. */
 int measurement_write(const measurement *m, json_t *head);

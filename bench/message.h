@@ -14,7 +14,7 @@ enum {
     STATUS_BAD_INPUT = 2 /* a file or an argument is wrong */
 };
 
-/* Name that starts each message, such as "hyperattn run". */
+/* Name that starts each message, such as "hyperattn run"; stays the caller's. */
 void message_command(const char *name);
 
 /* Print "NAME: text" and return the status. */

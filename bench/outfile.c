@@ -143,7 +143,7 @@ int outfile_open(outfile *out, const char *path)
     if (how == BY_RENAMING && !(out->target = realpath(path, NULL)) && access(path, F_OK) == 0)
         how = DIRECTLY;
     if (!out->target)
-        out->target = strdup(path);
+        out->target = strdup(outfile_is_dash(path) ? "standard output" : path);
     if (!out->target)
         return failed("%s: out of memory", path);
     status = how == TO_STDOUT ? open_stdout(out)
@@ -165,12 +165,12 @@ void outfile_discard(outfile *out)
     *out = (outfile){0};
 }
 
-/* 0, or the errno of what failed. */
+/* 0, the errno of what failed, or -1 where that is lost. */
 static int finish(outfile *out)
 {
     int error = 0;
     if (ferror(out->file))
-        error = EIO; /* the first failure's own is lost */
+        error = -1;
     else if (fflush(out->file) || (out->temp && fsync(fileno(out->file))))
         error = errno; /* fsync: the rename must not reach the disk before the data does */
     if (fclose(out->file) && !error)
@@ -188,8 +188,10 @@ static int finish(outfile *out)
 int outfile_commit(outfile *out)
 {
     int error = finish(out);
-    int status =
-        error ? failed("%s: writing failed: %s", out->target, strerror(error)) : STATUS_OK;
+    int status = STATUS_OK;
+    if (error)
+        status = failed("%s: writing failed%s%s", out->target, error > 0 ? ": " : "",
+                        error > 0 ? strerror(error) : "");
     outfile_discard(out);
     return status;
 }

@@ -12,7 +12,7 @@
 
 typedef struct outfile {
     FILE *file;
-    char *target; /* symbolic links followed, where the file is renamed to it */
+    char *target; /* for messages, and what the file is renamed to */
     char *temp;   /* NULL: written directly */
 } outfile;
 

@@ -214,11 +214,6 @@ void report_print_all(const report *r, int table, FILE *file)
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
-bool report_to_stdout(const char *json, const char *csv)
-{
-    return outfile_is_dash(json) || outfile_is_dash(csv);
-}
-
 int report_probe(const char *json, const char *csv)
 {
     int status = outfile_probe(json);

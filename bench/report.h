@@ -52,9 +52,6 @@ void report_show(report *r, const char *key, bool shown);
 void report_print_last(const report *r, int table, FILE *file);
 void report_print_all(const report *r, int table, FILE *file);
 
-/* Whether one of the two goes to standard output by the name "-", so that no table can. */
-bool report_to_stdout(const char *json, const char *csv);
-
 /* Finds out early whether both can be written (each a path, "-" or NULL); an exit status. */
 int report_probe(const char *json, const char *csv);
 
