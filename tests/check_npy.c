@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The .npy reader of the hyperattn program: what NumPy writes is read, whatever else a file holds
- * is refused with a reason that names it.
+ * The .npy reader and writer of the hyperattn program: what NumPy writes is read, whatever else a
+ * file holds is refused with a reason that names it; what is written can be read, from a pipe too.
  */
 #include <string.h>
 #include <sys/stat.h>
@@ -290,6 +290,28 @@ START_TEST(round_trips)
 }
 END_TEST
 
+/* What is written needs no seeking: the other end of a pipe has the file's bytes. */
+START_TEST(writes_to_a_pipe)
+{
+    unsigned char values[4 * 6], bytes[512];
+    int ends[2];
+    for (size_t i = 0; i < sizeof values; i++)
+        values[i] = (unsigned char)(i + 1);
+    const int64_t shape[] = {2, 3};
+    ck_assert_int_eq(pipe(ends), 0);
+    FILE *file = fdopen(ends[1], "w");
+    ck_assert(npy_write(file, NPY_F32, 2, shape, values));
+    ck_assert_int_eq(fclose(file), 0);
+    ssize_t got = read(ends[0], bytes, sizeof bytes);
+    close(ends[0]);
+    char why[NPY_WHY] = "";
+    npy_info info;
+    ck_assert_msg(npy_parse(&info, bytes, (size_t)got, why), "%s", why);
+    ck_assert_uint_eq(info.offset + info.bytes, (size_t)got);
+    ck_assert_mem_eq(bytes + info.offset, values, sizeof values);
+}
+END_TEST
+
 /* The longest header that can be asked for. */
 START_TEST(writes_huge_shapes)
 {
@@ -331,6 +353,7 @@ int main(void)
     tcase_add_test(topic, refuses_what_is_no_file);
     tcase_add_test(topic, parses_any_prefix_and_any_byte);
     tcase_add_loop_test(topic, round_trips, 0, COUNT(written));
+    tcase_add_test(topic, writes_to_a_pipe);
     tcase_add_test(topic, writes_huge_shapes);
     tcase_add_test(topic, reports_a_full_disk);
     return topic_end();
