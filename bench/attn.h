@@ -38,8 +38,8 @@ typedef struct attn {
     ha_profile *profiles; /* of forward, [calls that are measured]; NULL: none taken */
 } attn;
 
-/* result has room for the problem's. With gradients there, backward can be run too, with the dout of
- * the input. Returns an exit status; attn_close is needed after failures too. */
+/* result has room for the problem's. With gradients there, backward can be run too, with the dout
+ * of the input. Returns an exit status; attn_close is needed after failures too. */
 int attn_open(attn *a, hyperattn_ctx *ctx, const hyperattn_problem *problem,
               const hyperattn_params *params, const input *in, const outcome *result);
 void attn_close(attn *a);

@@ -47,7 +47,8 @@ static const struct argp_option option_list[] = {
     {"exact-max-n", KEY_MAX_N, "N", 0, "No exact attention above this length (none)", 5},
     {"peak", KEY_PEAK, NULL, 0,
      "Measure the multiply-add peak beside each run, and exact attention's share of it", 5},
-    {"plot", KEY_PLOT, "FILE", 0, "Draw times and speed-ups as SVG, with gnuplot; -: to standard output, no table", 5},
+    {"plot", KEY_PLOT, "FILE", 0,
+     "Draw times and speed-ups as SVG, with gnuplot; -: to standard output, no table", 5},
     {0}};
 
 static int parse_methods(struct argp_state *state, const char *text)
@@ -55,7 +56,8 @@ static int parse_methods(struct argp_state *state, const char *text)
     static const struct {
         const char *name;
         int flag;
-    } known[] = {{"exact", MEASURE_EXACT}, {"hyper", MEASURE_HYPER}, {"baseline", MEASURE_BASELINE}};
+    } known[] = {
+        {"exact", MEASURE_EXACT}, {"hyper", MEASURE_HYPER}, {"baseline", MEASURE_BASELINE}};
     int methods = 0;
     for (const char *at = text;;) {
         size_t length = strcspn(at, ",");

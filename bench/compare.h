@@ -18,8 +18,8 @@ typedef struct comparison {
     ha_profile *profiles; /* of HyperAttention's measured calls */
 } comparison;
 
-/* Buffers, after measurement_open and with lengths: the last is the longest, 0: all rows. Returns an
- * exit status; compare_close is needed after failures too, of measurement_open as well. */
+/* Buffers, after measurement_open and with lengths: the last is the longest, 0: all rows. Returns
+ * an exit status; compare_close is needed after failures too, of measurement_open as well. */
 int compare_open(comparison *c);
 void compare_close(comparison *c);
 

@@ -11,6 +11,7 @@ void describe_line(char *text, size_t size, const measurement *m)
 {
     char heads[32] = "", dim[48];
     const tensor *q = &m->in.q, *k = &m->in.k, *v = &m->in.v;
+    const measure_options *o = m->options;
     int threads = context_threads(m->ctx);
     if (k->heads != q->heads)
         snprintf(heads, sizeof heads, " (%" PRId64 " of keys)", k->heads);
@@ -18,7 +19,7 @@ void describe_line(char *text, size_t size, const measurement *m)
     if (v->dim != q->dim)
         snprintf(dim, sizeof dim, "dim %" PRId64 " (%" PRId64 " of values)", q->dim, v->dim);
     snprintf(text, size, "%s input, %" PRId64 " head%s%s, %s, %s; %s, %d thread%s",
-             m->options->files.q ? ".npy" : gen_name(m->options->gen.spec.kind), q->batch * q->heads,
+             o->files.q ? ".npy" : gen_name(o->gen.spec.kind), q->batch * q->heads,
              q->batch * q->heads == 1 ? "" : "s", heads, dim, dtype_name(q->dtype),
              hyperattn_ctx_isa(m->ctx), threads, threads == 1 ? "" : "s");
 }

@@ -43,13 +43,14 @@ typedef struct measurement {
     bool prints; /* tables: standard output is free for them */
 } measurement;
 
-/* Context, threads that have started, input, and an empty report. Returns an exit status; measurement_close is needed after failures too. */
+/* Context, threads that have started, input, and an empty report. Returns an exit status;
+ * measurement_close is needed after failures too. */
 int measurement_open(measurement *m, const char *command, const measure_options *options, int what,
                      const report_column *columns, int count);
 void measurement_close(measurement *m);
 
-/* Room for what is computed at the longest length. HyperAttention's outcome takes the place of exact
- * attention's, as far as backward does not need both, unless they are to be kept apart. */
+/* Room for what is computed at the longest length. HyperAttention's outcome takes the place of
+ * exact attention's, as far as backward does not need both, unless they are to be kept apart. */
 int measurement_outcomes(measurement *m, bool apart);
 
 /* in_f32, where it is not in itself already. */
@@ -85,9 +86,9 @@ typedef struct measured_row {
     timed_job jobs[JOBS]; /* run NULL: not in this row */
 } measured_row;
 
-/* what: of m->what, what this row has. heads: of exact attention and baseline, 0: all. The baseline is left
- * out, with a note, where its scores would not fit. Returns an exit status; row_close is needed after
- * failures too. */
+/* what: of m->what, what this row has. heads: of exact attention and baseline, 0: all. The baseline
+ * is left out, with a note, where its scores would not fit. Returns an exit status; row_close is
+ * needed after failures too. */
 int row_open(measured_row *row, measurement *m, int what, bool causal, int64_t rows,
              int64_t heads);
 void row_close(measured_row *row);

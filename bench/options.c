@@ -82,7 +82,8 @@ enum {
 static const struct argp_option measure_option_list[] = {
     {NULL, 0, NULL, 0, "Measuring and reporting:", 5},
     {"repeat", KEY_REPEAT, "N", 0,
-     "Least number of runs of each method, of which the median counts; short ones have more (3)", 5},
+     "Least number of runs of each method, of which the median counts; short ones have more (3)",
+     5},
     {"backward", KEY_BACKWARD, NULL, 0,
      "Time backward too, each run after its forward, and compare the two together; compare: the "
      "gradients by q, k and v too", 5},

@@ -139,7 +139,7 @@ int outfile_open(outfile *out, const char *path)
     int status = choose_way(&how, path);
     if (status)
         return status;
-    /* links are followed; what has no path of its own, such as a deleted file, is written as it is */
+    /* links are followed; what has no path, such as a deleted file, is written as it is */
     if (how == BY_RENAMING && !(out->target = realpath(path, NULL)) && access(path, F_OK) == 0)
         how = DIRECTLY;
     if (!out->target)

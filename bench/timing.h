@@ -29,8 +29,8 @@ enum {
 
 typedef struct timed_job {
     const char *name; /* for the progress line */
-    /* Returns an exit status; NULL: no such job. call numbers the measured calls from 0 on; warm-ups
-     * come before and have the number 0 too. */
+    /* Returns an exit status; NULL: no such job. call numbers the measured calls from 0 on;
+     * warm-ups come before and have the number 0 too. */
     int (*run)(void *arg, int call);
     void *arg;
     /* results */

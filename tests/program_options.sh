@@ -45,7 +45,8 @@ run 0 run $files --out o.npy --method hyper --block 16
 
 # What the library refuses comes from the arguments, so it is status 2 too, and before the work.
 # shellcheck disable=SC2086
-for command in "run $files --out bad.npy --method hyper" 'compare --n 64' 'sweep --n 1m --heads 64'; do
+for command in "run $files --out bad.npy --method hyper" 'compare --n 64' \
+    'sweep --n 1m --heads 64'; do
     refuses_option $command --window 4
     says err 'causal is 0'
     refuses_option $command --strict-causal
