@@ -13,7 +13,7 @@
 
 #include <cblas.h>
 
-#include "parallel.h"
+#include "internals.h"
 
 bool baseline_built_in(void)
 {
@@ -79,19 +79,19 @@ static void one_head(baseline *b, const float *q, const float *k, const float *v
     /* scores in the log2 domain, so that the library's own vector exponential can be used */
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, nq, nk, d, scale * 1.44269504f, q, d, k, d,
                 0, b->scores, nk);
-    ha_parallel(b->threads, (p->seqlen_q + ROWS - 1) / ROWS, softmax_rows, b);
+    run_parallel(b->threads, (p->seqlen_q + ROWS - 1) / ROWS, softmax_rows, b);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, nq, dv, nk, 1, b->scores, nk, v, dv, 0,
                 out, dv);
 }
 
-int baseline_run(void *baseline_pointer)
+int baseline_run(void *baseline_pointer, int call)
 {
     baseline *b = baseline_pointer;
+    (void)call;
     const hyperattn_problem *p = &b->problem;
     const float *q = b->in->q.data, *k = b->in->k.data, *v = b->in->v.data;
     int64_t group = p->nheads / p->nheads_kv;
-    const char *reason;
-    b->kernels = ha_kernels_best(&reason);
+    b->kernels = best_kernels();
     openblas_set_num_threads(b->threads);
     for (int64_t batch = 0; batch < p->batch; batch++) {
         for (int64_t head = 0; head < p->nheads; head++) {
@@ -122,9 +122,10 @@ const char *baseline_parallel(void)
     return NULL;
 }
 
-int baseline_run(void *baseline_pointer)
+int baseline_run(void *baseline_pointer, int call)
 {
     (void)baseline_pointer;
+    (void)call;
     return failed("built without OpenBLAS");
 }
 

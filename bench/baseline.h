@@ -34,7 +34,7 @@ int baseline_open(baseline *b, const hyperattn_problem *problem, const input *in
 void baseline_close(baseline *b);
 
 /* A timed_job's run function. */
-int baseline_run(void *baseline_pointer);
+int baseline_run(void *baseline_pointer, int call);
 
 /* What OpenBLAS says of itself; NULL without it. */
 const char *baseline_config(void);

@@ -3,92 +3,68 @@
  * hyperattn compare: exact attention against HyperAttention, time and error.
  */
 #include <argp.h>
-#include <stdlib.h>
+#include <stdio.h>
 
-#include "attn.h"
 #include "baseline.h"
 #include "commands.h"
 #include "compare.h"
 #include "describe.h"
-#include "input.h"
-#include "memory.h"
 #include "message.h"
 #include "options.h"
 #include "report.h"
-#include "timing.h"
 
 /* ---- options -------------------------------------------------------------------------------- */
 
-enum {
-    KEY_BASELINE = OPTION_COMMAND,
-    KEY_BACKWARD,
-    KEY_REPEAT,
-    KEY_JSON,
-    KEY_CSV
-};
+typedef struct compare_options {
+    measure_options measure;
+    int what; /* MEASURE_... */
+} compare_options;
+
+enum { KEY_BASELINE = OPTION_COMMAND };
 
 static const struct argp_option option_list[] = {
-    {NULL, 0, NULL, 0, "Measuring and reporting:", 5},
-    {"repeat", KEY_REPEAT, "N", 0, "Runs of each method, of which the median counts (3)", 5},
-    {"backward", KEY_BACKWARD, NULL, 0,
-     "Time backward too, and compare the gradients by q, k and v", 5},
     {"baseline", KEY_BASELINE, NULL, 0,
      "Time the unfused way too, where its n^2 scores fit into half of the memory: OpenBLAS "
      "product, softmax, OpenBLAS product, in f32", 5},
-    {"json", KEY_JSON, "FILE", 0, "Write the results as JSON; -: to standard output, no table", 5},
-    {"csv", KEY_CSV, "FILE", 0, "Write the results as CSV; -: to standard output, no table", 5},
     {0}};
 
-static void check_input_options(struct argp_state *state, const compare_options *o)
+static void check_options(struct argp_state *state, const compare_options *o)
 {
-    const input_files *f = &o->files;
+    const measure_options *m = &o->measure;
+    const input_files *f = &m->files;
+    const output_option outputs[] = {{"--json", m->json}, {"--csv", m->csv}};
     int files = (f->q != NULL) + (f->k != NULL) + (f->v != NULL);
     if (files != 0 && files != 3)
         argp_error(state, "--q, --k and --v go together");
-    if (files && o->gen.given)
+    if (files && m->gen.given)
         argp_error(state, "options of generated input do not go with --q, --k and --v");
-    if (o->baseline && !baseline_built_in())
+    if ((o->what & MEASURE_BASELINE) && !baseline_built_in())
         argp_error(state, "--baseline: built without OpenBLAS");
+    refuse_same_outputs(state, outputs, 2);
 }
 
 static error_t parse_compare(int key, char *text, struct argp_state *state)
 {
     compare_options *o = state->input;
+    (void)text;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->files;
-        state->child_inputs[1] = &o->gen;
-        state->child_inputs[2] = &o->problem;
-        state->child_inputs[3] = &o->params;
+        state->child_inputs[0] = &o->measure.files;
+        state->child_inputs[1] = &o->measure;
         return 0;
     case KEY_BASELINE:
-        o->baseline = true;
-        return 0;
-    case KEY_BACKWARD:
-        o->backward = true;
-        return 0;
-    case KEY_REPEAT:
-        o->repeat = (int)parse_int(state, "--repeat", text, 1, TIMING_MAX_REPEAT);
-        return 0;
-    case KEY_JSON:
-        o->json = text;
-        return 0;
-    case KEY_CSV:
-        o->csv = text;
+        o->what |= MEASURE_BASELINE;
         return 0;
     case ARGP_KEY_END:
-        check_input_options(state, o);
+        check_options(state, o);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp_child children[] = {{&files_argp, 0, NULL, 0},
-                                             {&gen_argp, 0, NULL, 0},
-                                             {&problem_argp, 0, NULL, 0},
-                                             {&params_argp, 0, NULL, 0},
-                                             {0}};
+static const struct argp_child children[] = {
+    {&files_argp, 0, NULL, 0}, {&measure_argp, 0, NULL, 0}, {0}};
 
 static const struct argp parser = {
     .options = option_list,
@@ -104,10 +80,8 @@ static const struct argp parser = {
         "converted, and uint16 files, which are taken to hold bf16, need it. Errors are those "
         "against exact attention in f32 of the same (rounded) input.\n"
         "\n"
-        "Each method is warmed up and run in turn. A first run of 1 s or more counts as the first "
-        "measurement, and repeats end when they have taken 30 s together. A stage's time is its "
-        "thread-seconds divided by the threads; 'other' is the rest of the run, waiting threads "
-        "included.\n"
+        TIMING_DOC " A stage's time is its thread-seconds divided by the threads; 'other' is the "
+        "rest of the run, waiting threads included.\n"
         "\n"
         "With --backward a third table has backward, for a random gradient of the output: times, "
         "speed-up, that of forward and backward together, and the relative errors of dq, dk and "
@@ -159,7 +133,7 @@ enum { COLUMNS = sizeof columns / sizeof columns[0] };
 /* ---- the whole ------------------------------------------------------------------------------ */
 
 /* Lengths of file input: prefixes of the rows. */
-static int file_lengths(compare_options *o, const input *in)
+static int file_lengths(measure_options *o, const input *in)
 {
     length_list *list = &o->gen.lengths;
     if (!in->same_rows) {
@@ -171,155 +145,85 @@ static int file_lengths(compare_options *o, const input *in)
     }
     if (list->count == 0) {
         gen_default_lengths(&o->gen, 1024, in->q.rows);
-        if (list->count == 0 || list->n[list->count - 1] != in->q.rows)
+        if (list->count == 0 || longest(list) != in->q.rows)
             list->n[list->count++] = in->q.rows;
     }
-    if (list->n[list->count - 1] > in->q.rows)
-        return bad_input("--n: %lld exceeds the %lld rows of %s",
-                         (long long)list->n[list->count - 1], (long long)in->q.rows, o->files.q);
+    if (longest(list) > in->q.rows)
+        return bad_input("--n: %lld exceeds the %lld rows of %s", (long long)longest(list),
+                         (long long)in->q.rows, o->files.q);
     return STATUS_OK;
 }
 
-static int open_input(comparison *c, compare_options *o)
+static int write_files(const comparison *c)
 {
-    if (o->files.q) {
-        const input_dtype type = {
-            .given = o->problem.dtype_given, .dtype = o->problem.dtype, .convert = true};
-        int status = input_load(&c->in, &o->files, &type);
-        return status ? status : file_lengths(o, &c->in);
-    }
-    if (o->gen.lengths.count == 0)
-        gen_default_lengths(&o->gen, 4096, 32768);
-    int64_t rows = o->gen.lengths.n[o->gen.lengths.count - 1];
-    return input_generate(&c->in, &o->gen.spec, rows, o->problem.dtype);
+    json_t *head = describe_json(&c->m);
+    json_object_set_new(head, "causal", json_boolean(c->m.options->problem.causal));
+    json_object_set_new(head, "backward", json_boolean(c->m.options->backward));
+    return measurement_write(&c->m, head);
 }
 
-static int open_outcome(outcome *o, const hyperattn_problem *p, bool backward)
+static void show_columns(const comparison *c)
 {
-    o->out = buffer_alloc(attn_out_bytes(p), "output");
-    if (!o->out || !backward)
-        return o->out ? STATUS_OK : STATUS_FAILED;
-    o->lse = buffer_alloc(attn_lse_bytes(p), "log-sum-exp");
-    return o->lse ? gradients_alloc(&o->grads, p) : STATUS_FAILED;
+    static const char *const other_type[] = {"exact_rel_error", "exact_dq_rel_error",
+                                             "exact_dk_rel_error", "exact_dv_rel_error", NULL};
+    report *r = c->m.results;
+    report_show(r, "queries", !c->m.in.same_rows);
+    report_show(r, "baseline_seconds", c->m.what & MEASURE_BASELINE);
+    for (const char *const *key = other_type; *key; key++)
+        report_show(r, *key, !measurement_is_f32(&c->m));
 }
 
-static void close_outcome(outcome *o)
+static void print_more_tables(const comparison *c)
 {
-    buffer_free(o->out);
-    buffer_free(o->lse);
-    gradients_free(&o->grads);
-}
-
-/* What needs f32 tensors where the input is of another type. */
-static int open_f32(comparison *c, hyperattn_problem *p)
-{
-    const compare_options *o = c->options;
-    int status = STATUS_OK;
-    p->dtype = HYPERATTN_F32;
-    c->owns_f32 = c->in.q.dtype != HYPERATTN_F32;
-    c->in_f32 = c->in;
-    c->reference = c->exact;
-    if (c->owns_f32) {
-        c->reference = (outcome){0};
-        status = input_copy_f32(&c->in_f32, &c->in);
-        if (status == STATUS_OK)
-            status = open_outcome(&c->reference, p, o->backward);
-    }
-    if (status || !o->baseline)
-        return status;
-    c->baseline_out = buffer_alloc(attn_out_bytes(p), "output of the baseline");
-    return c->baseline_out ? STATUS_OK : STATUS_FAILED;
-}
-
-static int open_buffers(comparison *c)
-{
-    hyperattn_problem p;
-    const compare_options *o = c->options;
-    c->rows = o->gen.lengths.n[o->gen.lengths.count - 1];
-    compare_problem(&p, c, &c->in);
-    int status = open_outcome(&c->exact, &p, o->backward);
-    if (status == STATUS_OK)
-        status = open_outcome(&c->hyper, &p, o->backward);
-    return status ? status : open_f32(c, &p);
-}
-
-static void close_all(comparison *c)
-{
-    if (c->owns_f32) {
-        input_free(&c->in_f32);
-        close_outcome(&c->reference);
-    }
-    close_outcome(&c->exact);
-    close_outcome(&c->hyper);
-    buffer_free(c->baseline_out);
-    input_free(&c->in);
-    report_destroy(c->results);
-    hyperattn_ctx_destroy(c->ctx);
-}
-
-static int write_files(const comparison *c, const setting *s)
-{
-    json_t *head = describe_json(s);
-    json_object_set_new(head, "causal", json_boolean(c->options->problem.causal));
-    json_object_set_new(head, "backward", json_boolean(c->options->backward));
-    int status = report_write_json(c->results, c->options->json, head);
-    int csv = report_write_csv(c->results, c->options->csv);
-    return status ? status : csv;
+    printf("\nStages of HyperAttention, ms:\n");
+    report_print_all(c->m.results, STAGE_TABLE, stdout);
+    if (!c->m.options->backward)
+        return;
+    printf("\nBackward:\n");
+    report_print_all(c->m.results, BACKWARD_TABLE, stdout);
 }
 
 static int compare_all(comparison *c)
 {
-    const compare_options *o = c->options;
-    const setting s = {"compare",   c->ctx,     &c->in,      &o->files,
-                       &o->gen,     &o->problem, &c->params, o->repeat};
-    bool table = !report_to_stdout(o->json) && !report_to_stdout(o->csv);
+    const measure_options *o = c->m.options;
+    bool table = c->m.prints;
     char line[200];
-    describe_line(line, sizeof line, &s);
+    describe_line(line, sizeof line, &c->m);
     if (table)
         printf("%s%s\n", line, o->problem.causal ? "; causal" : "");
-    report_show(c->results, "queries", !c->in.same_rows);
-    report_show(c->results, "exact_rel_error", c->owns_f32);
-    report_show(c->results, "exact_dq_rel_error", c->owns_f32);
-    report_show(c->results, "exact_dk_rel_error", c->owns_f32);
-    report_show(c->results, "exact_dv_rel_error", c->owns_f32);
-    report_show(c->results, "baseline_seconds", o->baseline);
+    show_columns(c);
     int status = STATUS_OK;
     for (int i = 0; i < o->gen.lengths.count && status == STATUS_OK; i++) {
         status = compare_length(c, o->gen.lengths.n[i]);
         if (status == STATUS_OK && table)
-            report_print_last(c->results, MAIN_TABLE, stdout);
+            report_print_last(c->m.results, MAIN_TABLE, stdout);
     }
-    if (table && report_rows(c->results) > 0) {
-        printf("\nStages of HyperAttention, ms:\n");
-        report_print_all(c->results, STAGE_TABLE, stdout);
-        if (o->backward) {
-            printf("\nBackward:\n");
-            report_print_all(c->results, BACKWARD_TABLE, stdout);
-        }
-    }
+    if (table && report_rows(c->m.results) > 0)
+        print_more_tables(c);
     /* what was measured before a failure is worth keeping */
-    int written = report_rows(c->results) > 0 ? write_files(c, &s) : STATUS_OK;
+    int written = write_files(c);
     return status ? status : written;
 }
 
 int cmd_compare(int argc, char **argv)
 {
-    compare_options o = {.repeat = 3};
-    gen_defaults(&o.gen, GEN_CLUSTERED, 4);
+    compare_options o = {.what = MEASURE_EXACT | MEASURE_HYPER};
+    measure_options *m = &o.measure;
+    gen_defaults(&m->gen, GEN_CLUSTERED, 4);
     parse_arguments(&parser, argc, argv, &o);
-    int status = report_probe(o.json, o.csv);
+    if (!m->files.q && m->gen.lengths.count == 0)
+        gen_default_lengths(&m->gen, 4096, 32768);
+    int status = report_probe(m->json, m->csv);
     if (status)
         return status;
-    comparison c = {.options = &o};
-    params_resolve(&c.params, &o.params);
-    c.results = report_create(columns, COLUMNS);
-    status = c.results ? attn_context(&c.ctx, o.problem.threads) : STATUS_FAILED;
+    comparison c = {.profiles = NULL};
+    status = measurement_open(&c.m, "compare", m, o.what, columns, COLUMNS);
+    if (status == STATUS_OK && m->files.q)
+        status = file_lengths(m, &c.m.in);
     if (status == STATUS_OK)
-        status = open_input(&c, &o);
-    if (status == STATUS_OK)
-        status = open_buffers(&c);
+        status = compare_open(&c);
     if (status == STATUS_OK)
         status = compare_all(&c);
-    close_all(&c);
+    compare_close(&c);
     return status;
 }

@@ -9,13 +9,14 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "attn.h"
 #include "baseline.h"
 #include "commands.h"
-#include "context.h"
 #include "env.h"
 #include "hyperattn.h"
+#include "internals.h"
 #include "kernels.h"
 #include "message.h"
 #include "options.h"
@@ -40,7 +41,7 @@ static void print_text(const hyperattn_ctx *ctx)
             printf(" %s", ha_level_name((ha_level)l));
     printf("\nlevel      %s%s%s%s\n", hyperattn_ctx_isa(ctx), *reason ? " (" : "", reason,
            *reason ? ")" : "");
-    printf("threads    %d\n", ctx->nthreads);
+    printf("threads    %d\n", context_threads(ctx));
     if (baseline_built_in())
         printf("OpenBLAS   %s, %s\n", baseline_config(), baseline_parallel());
     else
@@ -78,7 +79,7 @@ static json_t *make_json(const hyperattn_ctx *ctx)
     json_object_set_new(root, "levels", levels);
     json_object_set_new(root, "level", json_string(hyperattn_ctx_isa(ctx)));
     json_object_set_new(root, "reason", json_string(hyperattn_ctx_reason(ctx)));
-    json_object_set_new(root, "threads", json_integer(ctx->nthreads));
+    json_object_set_new(root, "threads", json_integer(context_threads(ctx)));
     json_object_set_new(root, "openblas", openblas);
     json_object_set_new(root, "environment", environment);
     return root;
@@ -121,7 +122,5 @@ int cmd_info(int argc, char **argv)
         print_text(ctx);
     }
     hyperattn_ctx_destroy(ctx);
-    if (fflush(stdout) || ferror(stdout))
-        return failed("writing to standard output failed");
     return STATUS_OK;
 }

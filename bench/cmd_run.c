@@ -3,19 +3,19 @@
  * hyperattn run: attention of .npy files, and its gradients, written as .npy files.
  */
 #include <argp.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "attn.h"
 #include "commands.h"
-#include "convert.h"
 #include "input.h"
-#include "memory.h"
 #include "message.h"
 #include "npy.h"
 #include "options.h"
 #include "outfile.h"
 #include "progress.h"
+#include "values.h"
 
 typedef enum output {
     OUT,
@@ -26,15 +26,13 @@ typedef enum output {
     OUTPUTS
 } output;
 
-static const char *const output_options[OUTPUTS] = {"--out", "--lse", "--dq", "--dk", "--dv"};
-
 typedef struct run_options {
     params_options params;
     problem_options problem;
     input_files files;
     bool method_given;
     hyperattn_method method;
-    const char *outputs[OUTPUTS]; /* paths, NULL: not wanted */
+    output_option outputs[OUTPUTS];
 } run_options;
 
 enum {
@@ -55,26 +53,26 @@ static const struct argp_option option_list[] = {
     {"dk", KEY_OUTPUT + DK, "FILE", 0, "With --dout: gradient by the keys, as --k", 2},
     {"dv", KEY_OUTPUT + DV, "FILE", 0, "With --dout: gradient by the values, as --v", 2},
     {"method", KEY_METHOD, "METHOD", 0,
-     "exact, hyper, or auto: exact where it is no slower (auto; hyper with --paper)", 2},
+     "exact, hyper, or auto: an approximation only if one is asked for (auto; hyper with --paper)",
+     2},
     {0}};
 
-static void check_required(struct argp_state *state, const run_options *o)
+static void check_options(struct argp_state *state, const run_options *o)
 {
-    const char *const *out = o->outputs;
-    bool gradients_named = out[DQ] || out[DK] || out[DV];
+    const output_option *out = o->outputs;
+    bool gradients_named = out[DQ].path || out[DK].path || out[DV].path;
+    bool hyper = o->method_given ? o->method == HYPERATTN_HYPER : o->params.paper;
     if (!o->files.q || !o->files.k || !o->files.v)
         argp_error(state, "--q, --k and --v are required");
-    if (!o->files.dout && !out[OUT])
+    if (!o->files.dout && !out[OUT].path)
         argp_error(state, "--out is required");
     if (!o->files.dout && gradients_named)
         argp_error(state, "--dq, --dk and --dv need --dout");
     if (o->files.dout && !gradients_named)
         argp_error(state, "--dout needs --dq, --dk or --dv");
-    for (int a = 0; a < OUTPUTS; a++)
-        for (int b = a + 1; b < OUTPUTS; b++)
-            if (out[a] && out[b] && strcmp(out[a], out[b]) == 0)
-                argp_error(state, "%s and %s name the same file", output_options[b],
-                           output_options[a]);
+    if (o->params.given && !hyper)
+        argp_error(state, "HyperAttention's options need --method hyper");
+    refuse_same_outputs(state, out, OUTPUTS);
 }
 
 static error_t parse_run(int key, char *text, struct argp_state *state)
@@ -82,7 +80,7 @@ static error_t parse_run(int key, char *text, struct argp_state *state)
     static const char *const methods[] = {"auto", "exact", "hyper"};
     run_options *o = state->input;
     if (key >= KEY_OUTPUT && key < KEY_OUTPUT + OUTPUTS) {
-        o->outputs[key - KEY_OUTPUT] = text;
+        o->outputs[key - KEY_OUTPUT].path = text;
         return 0;
     }
     switch (key) {
@@ -99,7 +97,7 @@ static error_t parse_run(int key, char *text, struct argp_state *state)
         o->method = (hyperattn_method)parse_choice(state, "--method", text, 3, methods);
         return 0;
     case ARGP_KEY_END:
-        check_required(state, o);
+        check_options(state, o);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -124,48 +122,17 @@ static const struct argp parser = {
 
 typedef struct result {
     hyperattn_problem problem;
-    void *out;
-    float *lse; /* NULL unless wanted */
-    gradients grads;
+    outcome outcome;
 } result;
 
 static int open_result(result *res, const run_options *o, const input *in)
 {
     hyperattn_problem *p = &res->problem;
+    bool backward = in->dout.data != NULL;
     input_problem(p, in, 0, 0);
     p->causal = o->problem.causal;
     p->softmax_scale = o->problem.scale;
-    res->out = buffer_alloc(attn_out_bytes(p), "output");
-    if (!res->out)
-        return STATUS_FAILED;
-    if (o->outputs[LSE] || in->dout.data) {
-        res->lse = buffer_alloc(attn_lse_bytes(p), "log-sum-exp");
-        if (!res->lse)
-            return STATUS_FAILED;
-    }
-    return in->dout.data ? gradients_alloc(&res->grads, p) : STATUS_OK;
-}
-
-static void close_result(result *res)
-{
-    buffer_free(res->out);
-    buffer_free(res->lse);
-    gradients_free(&res->grads);
-}
-
-static int run_call(attn *call, const result *res)
-{
-    int status = STATUS_OK;
-    call->lse = res->lse;
-    if (call->in->dout.data)
-        status = attn_open_backward(call, res->lse, &res->grads);
-    progress("computing");
-    if (status == STATUS_OK)
-        status = attn_run(call);
-    if (status == STATUS_OK && call->grads)
-        status = attn_backward(call);
-    progress_clear();
-    return status;
+    return outcome_open(&res->outcome, p, backward || o->outputs[LSE].path, backward);
 }
 
 static int compute(result *res, const run_options *o, const input *in)
@@ -179,9 +146,13 @@ static int compute(result *res, const run_options *o, const input *in)
     if (status)
         return status;
     attn call;
-    status = attn_open(&call, ctx, &res->problem, &params, in, res->out);
+    status = attn_open(&call, ctx, &res->problem, &params, in, &res->outcome);
+    progress("computing");
     if (status == STATUS_OK)
-        status = run_call(&call, res);
+        status = attn_run(&call, 0);
+    if (status == STATUS_OK && in->dout.data)
+        status = attn_backward(&call, 0);
+    progress_clear();
     attn_close(&call);
     hyperattn_ctx_destroy(ctx);
     return status;
@@ -207,11 +178,13 @@ static void make_arrays(array arrays[OUTPUTS], const result *res, const input *i
     static const npy_type types[] = {
         [HYPERATTN_F32] = NPY_F32, [HYPERATTN_BF16] = NPY_U16, [HYPERATTN_F16] = NPY_F16};
     const hyperattn_problem *p = &res->problem;
-    const gradients *g = &res->grads;
+    const gradients *g = &res->outcome.grads;
     npy_type type = types[p->dtype];
     int rank = in->rank;
-    arrays[OUT] = (array){type, rank, {p->batch, p->nheads, p->seqlen_q, p->head_dim_v}, res->out};
-    arrays[LSE] = (array){NPY_F32, rank - 1, {1, p->batch, p->nheads, p->seqlen_q}, res->lse};
+    arrays[OUT] = (array){type, rank, {p->batch, p->nheads, p->seqlen_q, p->head_dim_v},
+                          res->outcome.out};
+    arrays[LSE] = (array){NPY_F32, rank - 1, {1, p->batch, p->nheads, p->seqlen_q},
+                          res->outcome.lse};
     arrays[DQ] = gradient_array(&in->q, type, rank, g->dq);
     arrays[DK] = gradient_array(&in->k, type, rank, g->dk);
     arrays[DV] = gradient_array(&in->v, type, rank, g->dv);
@@ -227,7 +200,7 @@ static int write_array(outfile *file, const char *path, const array *a)
     if (npy_write(file->file, a->type, a->rank, a->shape + 4 - a->rank, a->data) &&
         fflush(file->file) == 0)
         return STATUS_OK;
-    return failed("%s: writing failed", path);
+    return failed("%s: writing failed: %s", file->target, strerror(errno));
 }
 
 /* All files are complete before the first is renamed. */
@@ -238,11 +211,11 @@ static int write_result(const result *res, const run_options *o, const input *in
     int status = STATUS_OK;
     make_arrays(arrays, res, in);
     for (int i = 0; i < OUTPUTS && status == STATUS_OK; i++)
-        if (o->outputs[i])
-            status = write_array(&files[i], o->outputs[i], &arrays[i]);
+        if (o->outputs[i].path)
+            status = write_array(&files[i], o->outputs[i].path, &arrays[i]);
     progress_clear();
     for (int i = 0; i < OUTPUTS && status == STATUS_OK; i++)
-        if (o->outputs[i])
+        if (o->outputs[i].path)
             status = outfile_commit(&files[i]);
     for (int i = 0; i < OUTPUTS; i++)
         outfile_discard(&files[i]);
@@ -251,11 +224,15 @@ static int write_result(const result *res, const run_options *o, const input *in
 
 int cmd_run(int argc, char **argv)
 {
-    run_options o = {0};
+    run_options o = {.outputs = {[OUT] = {"--out", NULL},
+                                 [LSE] = {"--lse", NULL},
+                                 [DQ] = {"--dq", NULL},
+                                 [DK] = {"--dk", NULL},
+                                 [DV] = {"--dv", NULL}}};
     parse_arguments(&parser, argc, argv, &o);
     int status = STATUS_OK;
     for (int i = 0; i < OUTPUTS && status == STATUS_OK; i++)
-        status = outfile_probe(o.outputs[i]);
+        status = outfile_probe(o.outputs[i].path);
     if (status)
         return status;
     input in;
@@ -268,7 +245,7 @@ int cmd_run(int argc, char **argv)
         status = compute(&res, &o, &in);
     if (status == STATUS_OK)
         status = write_result(&res, &o, &in);
-    close_result(&res);
+    outcome_close(&res.outcome);
     input_free(&in);
     return status;
 }

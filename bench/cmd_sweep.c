@@ -3,55 +3,52 @@
  * hyperattn sweep: times over the sequence length, forward or forward and backward.
  */
 #include <argp.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "attn.h"
 #include "baseline.h"
 #include "commands.h"
-#include "context.h"
 #include "describe.h"
-#include "memory.h"
 #include "message.h"
 #include "options.h"
 #include "outfile.h"
 #include "plot.h"
 #include "report.h"
 #include "sweep.h"
-#include "timing.h"
+#include "values.h"
 
 /* ---- options -------------------------------------------------------------------------------- */
+
+typedef struct sweep_options {
+    measure_options measure; /* its causal: only causal */
+    bool no_causal;
+    int what; /* MEASURE_... */
+    int64_t exact_max_n;
+    double exact_budget; /* negative: not given */
+    const char *plot;
+} sweep_options;
 
 enum {
     KEY_NO_CAUSAL = OPTION_COMMAND,
     KEY_METHODS,
-    KEY_REPEAT,
     KEY_MAX_N,
     KEY_BUDGET,
-    KEY_BACKWARD,
     KEY_PEAK,
-    KEY_JSON,
-    KEY_CSV,
     KEY_PLOT
 };
 
 static const struct argp_option option_list[] = {
     {"no-causal", KEY_NO_CAUSAL, NULL, 0, "Not causal only; without this and --causal, both", 4},
-    {NULL, 0, NULL, 0, "Measuring and reporting:", 5},
     {"methods", KEY_METHODS, "LIST", 0,
      "exact, hyper, baseline (unfused, OpenBLAS, f32), separated by commas (exact,hyper)", 5},
-    {"backward", KEY_BACKWARD, NULL, 0,
-     "Time backward too, each beside its forward, and compare the two together", 5},
-    {"repeat", KEY_REPEAT, "N", 0, "Runs of each method, of which the median counts (3)", 5},
     {"exact-budget", KEY_BUDGET, "SECONDS", 0,
      "Longest run of exact attention, with its backward if that is timed: above it one head is "
      "timed, above it for one head none (60; 210 with --backward)", 5},
     {"exact-max-n", KEY_MAX_N, "N", 0, "No exact attention above this length (none)", 5},
     {"peak", KEY_PEAK, NULL, 0,
      "Measure the multiply-add peak beside each run, and exact attention's share of it", 5},
-    {"json", KEY_JSON, "FILE", 0, "Write the results as JSON; -: to standard output, no table", 5},
-    {"csv", KEY_CSV, "FILE", 0, "Write the results as CSV; -: to standard output, no table", 5},
-    {"plot", KEY_PLOT, "FILE", 0, "Draw times and speed-ups as SVG, with gnuplot", 5},
+    {"plot", KEY_PLOT, "FILE", 0,
+     "Draw times and speed-ups as SVG, with gnuplot; -: to standard output, no table", 5},
     {0}};
 
 static int parse_methods(struct argp_state *state, const char *text)
@@ -59,7 +56,8 @@ static int parse_methods(struct argp_state *state, const char *text)
     static const struct {
         const char *name;
         int flag;
-    } known[] = {{"exact", SWEEP_EXACT}, {"hyper", SWEEP_HYPER}, {"baseline", SWEEP_BASELINE}};
+    } known[] = {
+        {"exact", MEASURE_EXACT}, {"hyper", MEASURE_HYPER}, {"baseline", MEASURE_BASELINE}};
     int methods = 0;
     for (const char *at = text;;) {
         size_t length = strcspn(at, ",");
@@ -77,58 +75,51 @@ static int parse_methods(struct argp_state *state, const char *text)
     }
 }
 
+static void check_options(struct argp_state *state, const sweep_options *o)
+{
+    const measure_options *m = &o->measure;
+    const output_option outputs[] = {{"--json", m->json}, {"--csv", m->csv}, {"--plot", o->plot}};
+    if ((o->what & MEASURE_BASELINE) && !baseline_built_in())
+        argp_error(state, "--methods: no baseline, built without OpenBLAS");
+    if ((o->what & MEASURE_BASELINE) && m->backward)
+        argp_error(state, "--methods: the baseline has no backward");
+    refuse_same_outputs(state, outputs, 3);
+}
+
 static error_t parse_sweep(int key, char *text, struct argp_state *state)
 {
     sweep_options *o = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->gen;
-        state->child_inputs[1] = &o->problem;
-        state->child_inputs[2] = &o->params;
+        state->child_inputs[0] = &o->measure;
         return 0;
     case KEY_NO_CAUSAL:
         o->no_causal = true;
         return 0;
     case KEY_METHODS:
-        o->methods = parse_methods(state, text);
-        return 0;
-    case KEY_REPEAT:
-        o->repeat = (int)parse_int(state, "--repeat", text, 1, TIMING_MAX_REPEAT);
+        o->what = (o->what & MEASURE_PEAK) | parse_methods(state, text);
         return 0;
     case KEY_MAX_N:
-        o->exact_max_n = parse_int(state, "--exact-max-n", text, 0, INT64_MAX);
+        o->exact_max_n = (int64_t)parse_whole(state, "--exact-max-n", text, 0, INT64_MAX);
         return 0;
     case KEY_BUDGET:
         o->exact_budget = parse_real(state, "--exact-budget", text, 0, 1e9);
         return 0;
-    case KEY_BACKWARD:
-        o->backward = true;
-        return 0;
     case KEY_PEAK:
-        o->peak = true;
-        return 0;
-    case KEY_JSON:
-        o->json = text;
-        return 0;
-    case KEY_CSV:
-        o->csv = text;
+        o->what |= MEASURE_PEAK;
         return 0;
     case KEY_PLOT:
         o->plot = text;
         return 0;
     case ARGP_KEY_END:
-        if ((o->methods & SWEEP_BASELINE) && !baseline_built_in())
-            argp_error(state, "--methods: no baseline, built without OpenBLAS");
-        if ((o->methods & SWEEP_BASELINE) && o->backward)
-            argp_error(state, "--methods: the baseline has no backward");
+        check_options(state, o);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp_child children[] = {
-    {&gen_argp, 0, NULL, 0}, {&problem_argp, 0, NULL, 0}, {&params_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&measure_argp, 0, NULL, 0}, {0}};
 
 static const struct argp parser = {
     .options = option_list,
@@ -141,8 +132,7 @@ static const struct argp parser = {
         "Input is generated (--gen gauss by default), once for the longest n; shorter ones are "
         "its prefixes.\n"
         "\n"
-        "Each method is warmed up and run in turn. A first run of 1 s or more counts as the first "
-        "measurement, and repeats end when they have taken 30 s together.\n"
+        TIMING_DOC "\n"
         "\n"
         "Where exact attention over all heads would exceed --exact-budget, as predicted from the "
         "runs before, the first head alone is timed (with all threads) and its time is multiplied "
@@ -198,97 +188,47 @@ enum { COLUMNS = sizeof columns / sizeof columns[0] };
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
-/* What backward needs beside the output. */
-static int open_backward(sweep *s, const hyperattn_problem *p)
+static int open_sweep(sweep *s, const sweep_options *o)
 {
-    int status = input_generate_dout(&s->in, &s->options->gen.spec, p->seqlen_q);
+    int status = measurement_open(&s->m, "sweep", &o->measure, o->what, columns, COLUMNS);
+    s->m.prints &= !outfile_is_dash(o->plot);
     if (status == STATUS_OK)
-        status = gradients_alloc(&s->grads, p);
-    if (status)
-        return status;
-    s->hyper_out = buffer_alloc(attn_out_bytes(p), "HyperAttention's output");
-    s->exact_lse = buffer_alloc(attn_lse_bytes(p), "log-sum-exp");
-    s->hyper_lse = buffer_alloc(attn_lse_bytes(p), "HyperAttention's log-sum-exp");
-    return s->hyper_out && s->exact_lse && s->hyper_lse ? STATUS_OK : STATUS_FAILED;
+        status = measurement_outcomes(&s->m, false);
+    if (status == STATUS_OK && (o->what & MEASURE_BASELINE))
+        status = measurement_f32(&s->m);
+    return status;
 }
 
-static int open_all(sweep *s)
+static int sweep_mask(sweep *s, bool causal)
 {
-    const sweep_options *o = s->options;
-    int64_t rows = o->gen.lengths.n[o->gen.lengths.count - 1];
-    int status = input_generate(&s->in, &o->gen.spec, rows, o->problem.dtype);
-    if (status)
-        return status;
-    hyperattn_problem p;
-    sweep_problem(&p, s, &s->in, false, 0, 0);
-    s->out = buffer_alloc(attn_out_bytes(&p), "output");
-    if (!s->out)
-        return STATUS_FAILED;
-    s->hyper_out = s->out;
-    if (o->backward)
-        status = open_backward(s, &p);
-    if (status)
-        return status;
-    if (o->peak)
-        peak_open(&s->peak, o->problem.dtype, s->ctx->nthreads);
-    s->in_f32 = s->in;
-    if (!(o->methods & SWEEP_BASELINE))
-        return STATUS_OK;
-    s->owns_f32 = o->problem.dtype != HYPERATTN_F32;
-    if (s->owns_f32)
-        status = input_copy_f32(&s->in_f32, &s->in);
-    if (status)
-        return status;
-    p.dtype = HYPERATTN_F32;
-    s->baseline_out = buffer_alloc(attn_out_bytes(&p), "output of the baseline");
-    return s->baseline_out ? STATUS_OK : STATUS_FAILED;
-}
-
-static void close_all(sweep *s)
-{
-    if (s->owns_f32)
-        input_free(&s->in_f32);
-    input_free(&s->in);
-    if (s->hyper_out != s->out)
-        buffer_free(s->hyper_out);
-    buffer_free(s->out);
-    buffer_free(s->exact_lse);
-    buffer_free(s->hyper_lse);
-    gradients_free(&s->grads);
-    buffer_free(s->baseline_out);
-    report_destroy(s->results);
-    hyperattn_ctx_destroy(s->ctx);
-}
-
-static int sweep_mask(sweep *s, bool causal, bool table)
-{
-    const length_list *lengths = &s->options->gen.lengths;
+    const measure_options *o = s->m.options;
     int status = STATUS_OK;
-    if (s->options->methods & (SWEEP_EXACT | SWEEP_BASELINE))
+    if (s->m.what & (MEASURE_EXACT | MEASURE_BASELINE))
         status = sweep_probe(s, causal);
-    for (int i = 0; i < lengths->count && status == STATUS_OK; i++) {
-        status = sweep_length(s, causal, lengths->n[i]);
-        if (status == STATUS_OK && table)
-            report_print_last(s->results, s->options->backward ? BACKWARD_TABLE : FORWARD_TABLE,
-                              stdout);
+    for (int i = 0; i < o->gen.lengths.count && status == STATUS_OK; i++) {
+        status = sweep_length(s, causal, o->gen.lengths.n[i]);
+        if (status == STATUS_OK && s->m.prints)
+            report_print_last(s->m.results, o->backward ? BACKWARD_TABLE : FORWARD_TABLE, stdout);
     }
     return status;
 }
 
-static int write_files(const sweep *s, const setting *set, const char *line)
+static int write_files(const sweep *s, const char *plot, const char *line)
 {
-    const sweep_options *o = s->options;
-    json_t *head = describe_json(set);
-    json_object_set_new(head, "backward", json_boolean(o->backward));
-    json_object_set_new(head, "exact_budget_seconds", json_real(o->exact_budget));
-    json_object_set_new(head, "peak", o->peak ? json_string(s->peak.name) : json_null());
+    const measurement *m = &s->m;
+    bool backward = m->options->backward;
+    json_t *head = describe_json(m);
+    json_object_set_new(head, "backward", json_boolean(backward));
+    json_object_set_new(head, "exact_budget_seconds", json_real(s->exact_budget));
+    json_object_set_new(head, "peak",
+                        s->m.what & MEASURE_PEAK ? json_string(m->peak.name) : json_null());
     json_object_set_new(head, "scaled_means",
                         json_string("seconds of exact attention and of the baseline are those "
                                     "of one head, multiplied by the number of heads"));
-    int status = report_write_json(s->results, o->json, head);
-    int csv = report_write_csv(s->results, o->csv);
-    int plot = o->plot ? plot_sweep(s->results, o->backward, line, o->plot) : STATUS_OK;
-    return status ? status : csv ? csv : plot;
+    int status = measurement_write(m, head);
+    bool draw = plot && report_rows(m->results) > 0;
+    int drawn = draw ? plot_sweep(m->results, backward, line, plot) : STATUS_OK;
+    return status ? status : drawn;
 }
 
 static bool any_scaled(const report *r)
@@ -316,71 +256,63 @@ static void show_columns(const sweep *s)
         "hyper_seconds", "hyper_backward_seconds", "hyper_both_seconds", "hyper_growth",
         "hyper_both_growth", "hyper_workspace_ratio", "hyper_backward_workspace_ratio", NULL};
     static const char *const speedup[] = {"speedup", "both_speedup", NULL};
-    int methods = s->options->methods;
-    bool has_exact = methods & SWEEP_EXACT, has_hyper = methods & SWEEP_HYPER;
-    show(s->results, has_exact, exact);
-    show(s->results, has_exact && s->options->peak, share);
-    report_show(s->results, "baseline_seconds", methods & SWEEP_BASELINE);
-    show(s->results, has_hyper, hyper);
-    show(s->results, has_exact && has_hyper, speedup);
+    report *r = s->m.results;
+    bool has_exact = s->m.what & MEASURE_EXACT, has_hyper = s->m.what & MEASURE_HYPER;
+    show(r, has_exact, exact);
+    show(r, has_exact && (s->m.what & MEASURE_PEAK), share);
+    report_show(r, "baseline_seconds", s->m.what & MEASURE_BASELINE);
+    show(r, has_hyper, hyper);
+    show(r, has_exact && has_hyper, speedup);
 }
 
-static int sweep_all(sweep *s)
+static int sweep_all(sweep *s, const sweep_options *o)
 {
-    const sweep_options *o = s->options;
-    const input_files no_files = {0};
-    const setting set = {"sweep", s->ctx,     &s->in,     &no_files,
-                         &o->gen, &o->problem, &s->params, o->repeat};
-    bool table = !report_to_stdout(o->json) && !report_to_stdout(o->csv);
+    bool causal = o->measure.problem.causal, table = s->m.prints;
     char line[200];
-    describe_line(line, sizeof line, &set);
-    if (o->backward) {
+    describe_line(line, sizeof line, &s->m);
+    if (o->measure.backward) {
         size_t used = strlen(line);
         snprintf(line + used, sizeof line - used, "; forward and backward");
     }
     show_columns(s);
     if (table)
-        printf("%s%s%s\n", line, o->peak ? "; peak: " : "", o->peak ? s->peak.name : "");
+        printf("%s%s%s\n", line, s->m.what & MEASURE_PEAK ? "; peak: " : "",
+               s->m.what & MEASURE_PEAK ? s->m.peak.name : "");
     int status = STATUS_OK;
-    if (!o->problem.causal || o->no_causal)
-        status = sweep_mask(s, false, table);
-    if (status == STATUS_OK && (!o->no_causal || o->problem.causal))
-        status = sweep_mask(s, true, table);
-    if (table && any_scaled(s->results))
-        printf("* one head timed, multiplied by %lld\n", (long long)s->in.q.heads);
+    if (!causal || o->no_causal)
+        status = sweep_mask(s, false);
+    if (status == STATUS_OK && (causal || !o->no_causal))
+        status = sweep_mask(s, true);
+    if (table && any_scaled(s->m.results))
+        printf("* one head timed, multiplied by %lld\n", (long long)s->m.in.q.heads);
     /* what was measured before a failure is worth keeping */
-    int written = report_rows(s->results) > 0 ? write_files(s, &set, line) : STATUS_OK;
+    int written = write_files(s, o->plot, line);
     return status ? status : written;
 }
 
 int cmd_sweep(int argc, char **argv)
 {
-    sweep_options o = {.methods = SWEEP_EXACT | SWEEP_HYPER,
-                       .repeat = 3,
-                       .exact_max_n = INT64_MAX,
-                       .exact_budget = -1};
-    gen_defaults(&o.gen, GEN_GAUSS, 12);
+    sweep_options o = {
+        .what = MEASURE_EXACT | MEASURE_HYPER, .exact_max_n = INT64_MAX, .exact_budget = -1};
+    measure_options *m = &o.measure;
+    gen_defaults(&m->gen, GEN_GAUSS, 12);
     parse_arguments(&parser, argc, argv, &o);
     /* forward and backward have 3.5 times the operations: the same rows are timed */
     if (o.exact_budget < 0)
-        o.exact_budget = o.backward ? 210 : 60;
-    if (o.gen.lengths.count == 0)
-        gen_default_lengths(&o.gen, 4096, 131072);
-    int status = report_probe(o.json, o.csv);
+        o.exact_budget = m->backward ? 210 : 60;
+    if (m->gen.lengths.count == 0)
+        gen_default_lengths(&m->gen, 4096, 131072);
+    int status = report_probe(m->json, m->csv);
     if (status == STATUS_OK)
         status = outfile_probe(o.plot);
     if (status == STATUS_OK && o.plot)
         status = plot_probe();
     if (status)
         return status;
-    sweep s = {.options = &o};
-    params_resolve(&s.params, &o.params);
-    s.results = report_create(columns, COLUMNS);
-    status = s.results ? attn_context(&s.ctx, o.problem.threads) : STATUS_FAILED;
+    sweep s = {.exact_max_n = o.exact_max_n, .exact_budget = o.exact_budget};
+    status = open_sweep(&s, &o);
     if (status == STATUS_OK)
-        status = open_all(&s);
-    if (status == STATUS_OK)
-        status = sweep_all(&s);
-    close_all(&s);
+        status = sweep_all(&s, &o);
+    measurement_close(&s.m);
     return status;
 }

@@ -1,31 +1,69 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compare.h"
 
-#include "baseline.h"
-#include "context.h"
 #include "error.h"
+#include "internals.h"
 #include "memory.h"
 #include "message.h"
 #include "profile.h"
-#include "timing.h"
 
-/* The jobs of one row. */
-typedef struct row_jobs {
-    attn exact, hyper;
-    baseline unfused;
-    timed_job jobs[5];
-    int count;
-    /* NULL: not in this row */
-    timed_job *exact_job, *exact_backward, *hyper_job, *hyper_backward, *baseline_job;
-} row_jobs;
+/* ---- buffers -------------------------------------------------------------------------------- */
 
-static timed_job *add_job(row_jobs *row, const char *name, int (*run)(void *arg), void *arg)
+int compare_open(comparison *c)
 {
-    row->jobs[row->count] = (timed_job){.name = name, .run = run, .arg = arg};
-    return &row->jobs[row->count++];
+    measurement *m = &c->m;
+    const measure_options *o = m->options;
+    c->profiles = buffer_alloc(TIMING_MAX_CALLS * sizeof *c->profiles, "stage times");
+    int status = c->profiles ? measurement_outcomes(m, true) : STATUS_FAILED;
+    if (status == STATUS_OK)
+        status = measurement_f32(m);
+    if (status || measurement_is_f32(m))
+        return status;
+    hyperattn_problem p;
+    measurement_problem(&p, m, &m->in_f32, o->problem.causal, longest(&o->gen.lengths), 0);
+    return outcome_open(&c->reference, &p, o->backward, o->backward);
 }
 
-/* ---- figures -------------------------------------------------------------------------------- */
+void compare_close(comparison *c)
+{
+    outcome_close(&c->reference);
+    buffer_free(c->profiles);
+    measurement_close(&c->m);
+}
+
+/* What errors are measured against: exact attention in f32. */
+static const outcome *reference(const comparison *c)
+{
+    return measurement_is_f32(&c->m) ? &c->m.exact : &c->reference;
+}
+
+/* Computes it where no timed job did. */
+static int compute_reference(comparison *c, int64_t rows)
+{
+    measurement *m = &c->m;
+    bool backward = m->options->backward;
+    int status = STATUS_OK;
+    if (measurement_is_f32(m))
+        return STATUS_OK;
+    if (backward)
+        status = input_copy_dout_f32(&m->in_f32, &m->in);
+    if (status)
+        return status;
+    hyperattn_problem p;
+    hyperattn_params params = m->params;
+    params.method = HYPERATTN_EXACT;
+    measurement_problem(&p, m, &m->in_f32, m->options->problem.causal, rows, 0);
+    attn exact;
+    status = attn_open(&exact, m->ctx, &p, &params, &m->in_f32, &c->reference);
+    if (status == STATUS_OK)
+        status = attn_run(&exact, 0);
+    if (status == STATUS_OK && backward)
+        status = attn_backward(&exact, 0);
+    attn_close(&exact);
+    return status;
+}
+
+/* ---- stages --------------------------------------------------------------------------------- */
 
 static const char *const stage_keys[HA_STAGES] = {
     [HA_STAGE_HASH] = "hash_ms",     [HA_STAGE_SORT] = "sort_ms",
@@ -33,16 +71,26 @@ static const char *const stage_keys[HA_STAGES] = {
     [HA_STAGE_SAMPLE] = "sample_ms", [HA_STAGE_LEAF] = "leaf_ms",
     [HA_STAGE_STATE] = "state_ms"};
 
-static void set_stages(report *r, const attn *hyper, const timed_job *job, int threads)
+static void set_stages(const comparison *c, const timed_job *job)
 {
-    const ha_profile *profile = &hyper->profile[job->median_call];
+    const ha_profile *profile = &c->profiles[job->median_call];
     double rest = 1e3 * job->median;
     for (int s = 0; s < HA_STAGES; s++) {
-        double ms = 1e3 * profile->seconds[s] / threads;
-        report_real(r, stage_keys[s], ms);
+        double ms = 1e3 * profile->seconds[s] / context_threads(c->m.ctx);
+        report_real(c->m.results, stage_keys[s], ms);
         rest -= ms;
     }
-    report_real(r, "other_ms", rest);
+    report_real(c->m.results, "other_ms", rest);
+}
+
+/* ---- errors --------------------------------------------------------------------------------- */
+
+static void set_error(const comparison *c, const char *key, const void *approx,
+                      hyperattn_dtype dtype, const void *exact, const error_shape *shape)
+{
+    error_stats e;
+    error_measure(&e, approx, dtype, exact, shape, NULL);
+    report_real(c->m.results, key, e.rel_error);
 }
 
 static json_t *head_errors(const double *rel, int64_t heads)
@@ -56,189 +104,77 @@ static json_t *head_errors(const double *rel, int64_t heads)
 }
 
 /* Errors of the output. */
-static int set_errors(comparison *c, const hyperattn_problem *p, bool with_baseline)
+static int set_errors(const comparison *c, const measured_row *row)
 {
+    const measurement *m = &c->m;
+    const hyperattn_problem *p = &row->problem;
     const error_shape shape = {p->batch * p->nheads, p->seqlen_q, p->head_dim_v,
                                p->seqlen_q * p->head_dim_v};
+    const void *exact = reference(c)->out;
     double *rel = buffer_alloc((size_t)shape.heads * sizeof *rel, "errors of the heads");
     if (!rel)
         return STATUS_FAILED;
-    const float *reference = c->reference.out;
     error_stats e;
-    error_measure(&e, c->hyper.out, p->dtype, reference, &shape, rel);
-    report_real(c->results, "rel_error", e.rel_error);
-    report_real(c->results, "max_row_error", e.max_row_error);
-    report_json(c->results, "worst_row", json_pack("{sIsI}", "head", (json_int_t)e.worst_head,
+    error_measure(&e, m->hyper.out, p->dtype, exact, &shape, rel);
+    report_real(m->results, "rel_error", e.rel_error);
+    report_real(m->results, "max_row_error", e.max_row_error);
+    report_json(m->results, "worst_row", json_pack("{sIsI}", "head", (json_int_t)e.worst_head,
                                                    "row", (json_int_t)e.worst_row));
-    report_json(c->results, "head_rel_errors", head_errors(rel, shape.heads));
+    report_json(m->results, "head_rel_errors", head_errors(rel, shape.heads));
     buffer_free(rel);
-    if (c->owns_f32) {
-        error_measure(&e, c->exact.out, p->dtype, reference, &shape, NULL);
-        report_real(c->results, "exact_rel_error", e.rel_error);
-    }
-    if (with_baseline) {
-        error_measure(&e, c->baseline_out, HYPERATTN_F32, reference, &shape, NULL);
-        report_real(c->results, "baseline_rel_error", e.rel_error);
-    }
+    if (!measurement_is_f32(m))
+        set_error(c, "exact_rel_error", m->exact.out, p->dtype, exact, &shape);
+    if (row_has(row, JOB_BASELINE))
+        set_error(c, "baseline_rel_error", m->baseline.out, HYPERATTN_F32, exact, &shape);
     return STATUS_OK;
 }
 
-static void set_gradient_error(comparison *c, const char *key, const void *approx,
-                               hyperattn_dtype dtype, const void *exact, const error_shape *shape)
-{
-    error_stats e;
-    error_measure(&e, approx, dtype, exact, shape, NULL);
-    report_real(c->results, key, e.rel_error);
-}
-
-static void set_gradient_errors(comparison *c, const hyperattn_problem *p)
+static void set_gradient_errors(const comparison *c, const hyperattn_problem *p)
 {
     const error_shape q = {p->batch * p->nheads, p->seqlen_q, p->head_dim, p->q_stride[1]};
     const error_shape k = {p->batch * p->nheads_kv, p->seqlen_k, p->head_dim, p->k_stride[1]};
     const error_shape v = {k.heads, k.rows, p->head_dim_v, p->v_stride[1]};
-    const gradients *hyper = &c->hyper.grads, *exact = &c->exact.grads, *r = &c->reference.grads;
-    set_gradient_error(c, "dq_rel_error", hyper->dq, p->dtype, r->dq, &q);
-    set_gradient_error(c, "dk_rel_error", hyper->dk, p->dtype, r->dk, &k);
-    set_gradient_error(c, "dv_rel_error", hyper->dv, p->dtype, r->dv, &v);
-    if (!c->owns_f32)
+    const gradients *hyper = &c->m.hyper.grads, *exact = &c->m.exact.grads;
+    const gradients *r = &reference(c)->grads;
+    set_error(c, "dq_rel_error", hyper->dq, p->dtype, r->dq, &q);
+    set_error(c, "dk_rel_error", hyper->dk, p->dtype, r->dk, &k);
+    set_error(c, "dv_rel_error", hyper->dv, p->dtype, r->dv, &v);
+    if (measurement_is_f32(&c->m))
         return;
-    set_gradient_error(c, "exact_dq_rel_error", exact->dq, p->dtype, r->dq, &q);
-    set_gradient_error(c, "exact_dk_rel_error", exact->dk, p->dtype, r->dk, &k);
-    set_gradient_error(c, "exact_dv_rel_error", exact->dv, p->dtype, r->dv, &v);
-}
-
-static void set_backward(comparison *c, const row_jobs *row)
-{
-    report *r = c->results;
-    double exact = row->exact_backward->median, hyper = row->hyper_backward->median;
-    double both = (row->exact_job->median + exact) / (row->hyper_job->median + hyper);
-    report_real(r, "exact_backward_seconds", exact);
-    report_real(r, "hyper_backward_seconds", hyper);
-    report_real(r, "backward_speedup", exact / hyper);
-    report_real(r, "both_speedup", both);
-    report_int(r, "exact_backward_runs", row->exact_backward->calls - row->exact_backward->first);
-    report_int(r, "hyper_backward_runs", row->hyper_backward->calls - row->hyper_backward->first);
-    report_int(r, "hyper_backward_workspace_bytes", (int64_t)row->hyper.backward_bytes);
-}
-
-static int fill_row(comparison *c, const hyperattn_problem *p, const row_jobs *row)
-{
-    report *r = c->results;
-    int status = report_row(r);
-    if (status)
-        return status;
-    report_int(r, "n", p->seqlen_k);
-    report_int(r, "queries", p->seqlen_q);
-    report_real(r, "exact_seconds", row->exact_job->median);
-    report_real(r, "hyper_seconds", row->hyper_job->median);
-    report_real(r, "speedup", row->exact_job->median / row->hyper_job->median);
-    report_int(r, "exact_runs", row->exact_job->calls - row->exact_job->first);
-    report_int(r, "hyper_runs", row->hyper_job->calls - row->hyper_job->first);
-    report_int(r, "hyper_workspace_bytes", (int64_t)row->hyper.workspace_bytes);
-    if (row->baseline_job)
-        report_real(r, "baseline_seconds", row->baseline_job->median);
-    set_stages(r, &row->hyper, row->hyper_job, c->ctx->nthreads);
-    if (row->exact_backward) {
-        set_backward(c, row);
-        set_gradient_errors(c, p);
-    }
-    return set_errors(c, p, row->baseline_job != NULL);
+    set_error(c, "exact_dq_rel_error", exact->dq, p->dtype, r->dq, &q);
+    set_error(c, "exact_dk_rel_error", exact->dk, p->dtype, r->dk, &k);
+    set_error(c, "exact_dv_rel_error", exact->dv, p->dtype, r->dv, &v);
 }
 
 /* ---- one length ----------------------------------------------------------------------------- */
 
-void compare_problem(hyperattn_problem *p, const comparison *c, const input *in)
+static int fill_row(const comparison *c, const measured_row *row)
 {
-    input_problem(p, in, c->rows, 0);
-    p->causal = c->options->problem.causal;
-    p->softmax_scale = c->options->problem.scale;
-}
-
-static int open_method(comparison *c, attn *a, hyperattn_method method, const hyperattn_problem *p,
-                       const input *in, const outcome *result)
-{
-    hyperattn_params params = c->params;
-    params.method = method;
-    int status = attn_open(a, c->ctx, p, &params, in, result->out);
-    if (status == STATUS_OK && c->options->backward)
-        status = attn_open_backward(a, result->lse, &result->grads);
-    return status;
-}
-
-/* The f32 reference where exact attention is not computed in f32. */
-static int compute_reference(comparison *c)
-{
-    if (!c->owns_f32)
-        return STATUS_OK;
-    hyperattn_problem p;
-    compare_problem(&p, c, &c->in_f32);
-    int status = STATUS_OK;
-    if (c->options->backward)
-        status = input_copy_dout_f32(&c->in_f32, &c->in);
+    report *r = c->m.results;
+    int status = row_report(row, r);
     if (status)
         return status;
-    attn call;
-    status = open_method(c, &call, HYPERATTN_EXACT, &p, &c->in_f32, &c->reference);
-    if (status == STATUS_OK)
-        status = attn_run(&call);
-    if (status == STATUS_OK && c->options->backward)
-        status = attn_backward(&call);
-    attn_close(&call);
-    return status;
-}
-
-static bool wants_baseline(const comparison *c, const hyperattn_problem *p)
-{
-    if (!c->options->baseline)
-        return false;
-    if (baseline_bytes(p) <= memory_available() / 2)
-        return true;
-    note("n = %lld: no baseline, its scores would fill more than half of the memory",
-         (long long)p->seqlen_k);
-    return false;
-}
-
-static int open_row(comparison *c, const hyperattn_problem *p, row_jobs *row)
-{
-    bool backward = c->options->backward;
-    int status = STATUS_OK;
-    if (backward)
-        status = input_generate_dout(&c->in, &c->options->gen.spec, p->seqlen_q);
-    row->exact_job = add_job(row, "exact", attn_run, &row->exact);
-    if (backward)
-        row->exact_backward = add_job(row, "exact backward", attn_backward, &row->exact);
-    if (status == STATUS_OK)
-        status = open_method(c, &row->exact, HYPERATTN_EXACT, p, &c->in, &c->exact);
-    row->hyper_job = add_job(row, "HyperAttention", attn_run, &row->hyper);
-    if (backward)
-        row->hyper_backward = add_job(row, "HyperAttention backward", attn_backward, &row->hyper);
-    if (status == STATUS_OK)
-        status = open_method(c, &row->hyper, HYPERATTN_HYPER, p, &c->in, &c->hyper);
-    if (status || !wants_baseline(c, p))
-        return status;
-    hyperattn_problem p32;
-    compare_problem(&p32, c, &c->in_f32);
-    row->baseline_job = add_job(row, "baseline", baseline_run, &row->unfused);
-    return baseline_open(&row->unfused, &p32, &c->in_f32, c->baseline_out, c->ctx->nthreads);
+    report_int(r, "queries", row->problem.seqlen_q);
+    report_int(r, "hyper_workspace_bytes", (int64_t)row->hyper.workspace_bytes);
+    set_stages(c, &row->jobs[JOB_HYPER]);
+    if (c->m.options->backward) {
+        report_int(r, "hyper_backward_workspace_bytes", (int64_t)row->hyper.backward_bytes);
+        set_gradient_errors(c, &row->problem);
+    }
+    return set_errors(c, row);
 }
 
 int compare_length(comparison *c, int64_t rows)
 {
-    hyperattn_problem p;
-    row_jobs row = {0};
-    char label[32];
-    c->rows = rows;
-    compare_problem(&p, c, &c->in);
-    snprintf(label, sizeof label, "n = %lld", (long long)p.seqlen_k);
-    int status = open_row(c, &p, &row);
+    measured_row row;
+    int status = row_open(&row, &c->m, c->m.what, c->m.options->problem.causal, rows, 0);
+    row.hyper.profiles = c->profiles;
     if (status == STATUS_OK)
-        status = timing_run(row.jobs, row.count, c->options->repeat, label);
+        status = row_run(&row, &c->m);
     if (status == STATUS_OK)
-        status = compute_reference(c);
+        status = compute_reference(c, rows);
     if (status == STATUS_OK)
-        status = fill_row(c, &p, &row);
-    attn_close(&row.exact);
-    attn_close(&row.hyper);
-    baseline_close(&row.unfused);
+        status = fill_row(c, &row);
+    row_close(&row);
     return status;
 }

@@ -8,25 +8,12 @@
 #include <jansson.h>
 #include <stddef.h>
 
-#include "hyperattn.h"
-#include "input.h"
-#include "options.h"
-
-typedef struct setting {
-    const char *command;
-    const hyperattn_ctx *ctx;
-    const input *in;
-    const input_files *files;    /* q NULL: generated */
-    const gen_options *gen;
-    const problem_options *problem;
-    const hyperattn_params *params;
-    int repeat;
-} setting;
+#include "measure.h"
 
 /* One line: input, heads, dim, type, level, threads. */
-void describe_line(char *text, size_t size, const setting *s);
+void describe_line(char *text, size_t size, const measurement *m);
 
 /* An object to which results are added. */
-json_t *describe_json(const setting *s);
+json_t *describe_json(const measurement *m);
 
 #endif

@@ -5,9 +5,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-#include "convert.h"
 #include "algo/philox.h"
-#include "parallel.h"
+#include "convert.h"
+#include "internals.h"
 
 enum {
     CLUSTERS = 64,
@@ -196,7 +196,7 @@ static void fill_row(void *fill_pointer, int64_t row, int thread)
 int gen_fill(const gen_spec *spec, gen_tensor tensor, int64_t rows, hyperattn_dtype dtype,
              void *dst)
 {
-    int threads = ha_default_threads();
+    int threads = default_threads();
     fill f = {
         .spec = spec,
         .tensor = tensor,
@@ -208,7 +208,7 @@ int gen_fill(const gen_spec *spec, gen_tensor tensor, int64_t rows, hyperattn_dt
     };
     if (!f.memory)
         return -1;
-    ha_parallel(threads, rows, fill_row, &f);
+    run_parallel(threads, rows, fill_row, &f);
     free(f.memory);
     return 0;
 }

@@ -3,8 +3,11 @@
  * hyperattn: finds the command and leaves the rest of the arguments to it.
  */
 #include <argp.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "commands.h"
 #include "hyperattn.h"
@@ -60,11 +63,31 @@ static error_t parse_command(int key, char *text, struct argp_state *state)
     }
 }
 
+/* Where a standard stream is closed, the next file opened would take its place, and receive what is
+ * meant for the stream. A descriptor of the wrong direction fails instead. */
+static void keep_standard_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+    }
+}
+
+/* At exit, argp's exits included: help, version and tables that did not reach their reader. */
+static void check_stdout(void)
+{
+    if (fflush(stdout) || ferror(stdout))
+        _exit(failed("writing to standard output failed"));
+}
+
 int main(int argc, char **argv)
 {
     static const struct argp parser = {
         .parser = parse_command, .args_doc = "COMMAND [OPTION...]", .doc = doc};
     int at = 0;
+    keep_standard_streams();
+    if (atexit(check_stdout))
+        return failed("out of memory");
     argp_err_exit_status = STATUS_BAD_INPUT;
     argp_program_version_hook = print_version;
     error_t error = argp_parse(&parser, argc, argv, ARGP_IN_ORDER, NULL, &at);
@@ -76,7 +99,7 @@ int main(int argc, char **argv)
         char name[32];
         snprintf(name, sizeof name, "%s", commands[c].full_name);
         argv[at] = name;
-        message_command(name);
+        message_command(commands[c].full_name);
         return commands[c].run(argc - at, argv + at);
     }
     return bad_input("'%s' is no command; 'hyperattn --help' lists them", argv[at]);

@@ -2,6 +2,7 @@
 #include "message.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "progress.h"
@@ -51,7 +52,7 @@ void note(const char *format, ...)
 int library_failed(const char *what, hyperattn_status status)
 {
     const char *detail = hyperattn_last_error();
-    if (detail[0] == '\0')
-        return failed("%s: %s", what, hyperattn_strerror(status));
-    return failed("%s: %s: %s", what, hyperattn_strerror(status), detail);
+    failed("%s: %s%s%s", what, hyperattn_strerror(status), *detail ? ": " : "", detail);
+    bool refused = status == HYPERATTN_EINVAL || status == HYPERATTN_ENOTSUP;
+    return refused ? STATUS_BAD_INPUT : STATUS_FAILED;
 }

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Options that several commands share, as argp children, and the parsing of values.
+ * Options that several commands share, as argp children. Each option stands in one of them, or in
+ * the only command that has it.
+ *
+ *   run        files_argp, problem_argp, params_argp
+ *   compare    files_argp, measure_argp
+ *   sweep      measure_argp
  */
 #ifndef BENCH_OPTIONS_H
 #define BENCH_OPTIONS_H
@@ -19,16 +24,30 @@ enum {
     OPTION_PROBLEM = 0x200,
     OPTION_FILES = 0x300,
     OPTION_GEN = 0x400,
-    OPTION_COMMAND = 0x500
+    OPTION_MEASURE = 0x500,
+    OPTION_COMMAND = 0x600
 };
+
+/* Runs a parser over a command's arguments: the whole of argv, options only. */
+void parse_arguments(const struct argp *argp, int argc, char **argv, void *options);
+
+/* ---- outputs -------------------------------------------------------------------------------- */
+
+typedef struct output_option {
+    const char *option, *path; /* path NULL: not given */
+} output_option;
+
+/* Ends the program with status 2 if two of them are one file, as each would overwrite the other. */
+void refuse_same_outputs(struct argp_state *state, const output_option *outputs, int count);
 
 /* ---- how: hyperattn_params ------------------------------------------------------------------ */
 
 enum { PARAM_INTS = 6 };
 
 typedef struct params_options {
+    bool given; /* any of them */
     bool paper;
-    bool given[PARAM_INTS]; /* in the order of the table in options.c */
+    bool int_given[PARAM_INTS]; /* in the order of the table in options_params.c */
     int value[PARAM_INTS];
     bool heavy_given, sampling_given, kappa_given, seed_given;
     hyperattn_heavy heavy;
@@ -46,7 +65,7 @@ void params_resolve(hyperattn_params *params, const params_options *options);
 /* What was used, for a JSON report. */
 json_t *params_json(const hyperattn_params *params);
 
-/* ---- what: the problem ---------------------------------------------------------------------- */
+/* ---- what: the problem and its input -------------------------------------------------------- */
 
 typedef struct problem_options {
     bool causal;
@@ -59,8 +78,6 @@ typedef struct problem_options {
 extern const struct argp problem_argp; /* input: problem_options */
 
 extern const struct argp files_argp; /* --q, --k, --v; input: input_files */
-
-/* ---- generated input ------------------------------------------------------------------------ */
 
 enum { MAX_LENGTHS = 64 };
 
@@ -77,26 +94,31 @@ typedef struct gen_options {
 
 extern const struct argp gen_argp; /* input: gen_options */
 
-/* The defaults of a command; the child's parser checks and completes them. */
+/* The defaults of a command; the parser checks and completes them. */
 void gen_defaults(gen_options *options, gen_kind kind, int64_t heads);
 
 /* Where no lengths were given: first, twice that, and so on up to last. */
 void gen_default_lengths(gen_options *options, int64_t first, int64_t last);
 
+/* The longest. */
+int64_t longest(const length_list *lengths);
+
 const char *gen_name(gen_kind kind);
 
-/* ---- values: each ends the program with a message and status 2 if text is no such value ------ */
+/* ---- measuring ------------------------------------------------------------------------------ */
 
-int64_t parse_int(struct argp_state *state, const char *option, const char *text, int64_t min,
-                  int64_t max);
-double parse_real(struct argp_state *state, const char *option, const char *text, double min,
-                  double max);
+typedef struct measure_options {
+    input_files files; /* q NULL: generated input */
+    gen_options gen;
+    problem_options problem;
+    params_options params;
+    bool backward;
+    int repeat;
+    const char *json, *csv;
+} measure_options;
 
-/* Index of text in names[count]. */
-int parse_choice(struct argp_state *state, const char *option, const char *text, int count,
-                 const char *const *names);
-
-/* Runs a parser over a command's arguments: the whole of argv, options only. */
-void parse_arguments(const struct argp *argp, int argc, char **argv, void *options);
+/* Generated input, lengths, problem, params, --backward, --repeat, --json and --csv; input:
+ * measure_options, with gen_defaults() made. */
+extern const struct argp measure_argp;
 
 #endif

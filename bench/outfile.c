@@ -9,6 +9,69 @@
 
 #include "message.h"
 
+bool outfile_is_dash(const char *path)
+{
+    return path && strcmp(path, "-") == 0;
+}
+
+/* ---- which file it is ----------------------------------------------------------------------- */
+
+/* As stat, but "-" is what standard output goes to. */
+static bool find_file(const char *path, struct stat *info)
+{
+    return (outfile_is_dash(path) ? fstat(STDOUT_FILENO, info) : stat(path, info)) == 0;
+}
+
+static bool same_inode(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+static const char *last_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* The folder of a file that does not exist yet. */
+static bool find_folder(const char *path, struct stat *info)
+{
+    size_t length = (size_t)(last_name(path) - path);
+    char *folder = length ? strndup(path, length) : strdup(".");
+    bool found = folder && stat(folder, info) == 0;
+    free(folder);
+    return found;
+}
+
+bool outfile_same(const char *a, const char *b)
+{
+    struct stat info_a, info_b;
+    if (!a || !b)
+        return false;
+    bool has_a = find_file(a, &info_a), has_b = find_file(b, &info_b);
+    if (has_a || has_b)
+        return has_a && has_b && same_inode(&info_a, &info_b);
+    return strcmp(last_name(a), last_name(b)) == 0 && find_folder(a, &info_a) &&
+           find_folder(b, &info_b) && same_inode(&info_a, &info_b);
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+/* A duplicate: /dev/stdout cannot be opened where it is a socket, and opening a regular file anew
+ * would start at its beginning. */
+static int open_stdout(outfile *out)
+{
+    fflush(stdout);
+    int fd = dup(STDOUT_FILENO);
+    out->file = fd < 0 ? NULL : fdopen(fd, "w");
+    if (out->file)
+        return STATUS_OK;
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    return failed("%s: %s", out->target, strerror(error));
+}
+
 static int open_direct(outfile *out)
 {
     out->file = fopen(out->target, "we");
@@ -45,17 +108,47 @@ static int open_temp(outfile *out)
     return STATUS_OK;
 }
 
-int outfile_open(outfile *out, const char *path)
+/* How a target is written. */
+typedef enum way {
+    TO_STDOUT,
+    DIRECTLY,
+    BY_RENAMING
+} way;
+
+/* An exit status. */
+static int choose_way(way *how, const char *path)
 {
-    *out = (outfile){0};
-    struct stat info;
-    int exists = stat(path, &info) == 0;
+    struct stat info, link, standard;
+    bool exists = find_file(path, &info);
     if (exists && S_ISDIR(info.st_mode))
         return bad_input("%s: is a directory", path);
-    out->target = exists ? realpath(path, NULL) : strdup(path);
+    if (!exists && lstat(path, &link) == 0)
+        return failed("%s: is a symbolic link to no file", path);
+    *how = BY_RENAMING;
+    if (exists && !S_ISREG(info.st_mode))
+        *how = DIRECTLY;
+    if (exists && fstat(STDOUT_FILENO, &standard) == 0 && same_inode(&info, &standard))
+        *how = TO_STDOUT;
+    return STATUS_OK;
+}
+
+int outfile_open(outfile *out, const char *path)
+{
+    way how;
+    *out = (outfile){0};
+    int status = choose_way(&how, path);
+    if (status)
+        return status;
+    /* links are followed; what has no path, such as a deleted file, is written as it is */
+    if (how == BY_RENAMING && !(out->target = realpath(path, NULL)) && access(path, F_OK) == 0)
+        how = DIRECTLY;
     if (!out->target)
-        return failed("%s: %s", path, strerror(errno));
-    int status = exists && !S_ISREG(info.st_mode) ? open_direct(out) : open_temp(out);
+        out->target = strdup(outfile_is_dash(path) ? "standard output" : path);
+    if (!out->target)
+        return failed("%s: out of memory", path);
+    status = how == TO_STDOUT ? open_stdout(out)
+             : how == DIRECTLY ? open_direct(out)
+                               : open_temp(out);
     if (status)
         outfile_discard(out);
     return status;
@@ -72,36 +165,49 @@ void outfile_discard(outfile *out)
     *out = (outfile){0};
 }
 
+/* 0, the errno of what failed, or -1 where that is lost. */
+static int finish(outfile *out)
+{
+    int error = 0;
+    if (ferror(out->file))
+        error = -1;
+    else if (fflush(out->file) || (out->temp && fsync(fileno(out->file))))
+        error = errno; /* fsync: the rename must not reach the disk before the data does */
+    if (fclose(out->file) && !error)
+        error = errno;
+    out->file = NULL;
+    if (error || !out->temp)
+        return error;
+    if (rename(out->temp, out->target))
+        return errno;
+    free(out->temp);
+    out->temp = NULL;
+    return 0;
+}
+
 int outfile_commit(outfile *out)
 {
-    int bad = ferror(out->file) || fflush(out->file);
-    /* the rename must not reach the disk before the data does */
-    if (!bad && out->temp)
-        bad = fsync(fileno(out->file)) != 0;
-    if (fclose(out->file))
-        bad = 1;
-    out->file = NULL;
-    if (!bad && out->temp) {
-        bad = rename(out->temp, out->target) != 0;
-        if (!bad) {
-            free(out->temp);
-            out->temp = NULL;
-        }
-    }
-    int status = bad ? failed("%s: writing failed: %s", out->target, strerror(errno)) : STATUS_OK;
+    int error = finish(out);
+    int status = STATUS_OK;
+    if (error)
+        status = failed("%s: writing failed%s%s", out->target, error > 0 ? ": " : "",
+                        error > 0 ? strerror(error) : "");
     outfile_discard(out);
     return status;
 }
 
 int outfile_probe(const char *path)
 {
+    way how;
     if (!path)
         return STATUS_OK;
-    struct stat info;
-    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode))
-        return STATUS_OK; /* opening a pipe would wait for its reader */
+    int status = choose_way(&how, path);
+    if (status || how == TO_STDOUT)
+        return status;
+    if (how == DIRECTLY) /* opening a pipe would wait for its reader */
+        return access(path, W_OK) ? failed("%s: %s", path, strerror(errno)) : STATUS_OK;
     outfile out;
-    int status = outfile_open(&out, path);
+    status = outfile_open(&out, path);
     outfile_discard(&out);
     return status;
 }

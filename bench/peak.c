@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "peak.h"
 
-#include "kernels.h"
+#include "internals.h"
 #include "message.h"
-#include "parallel.h"
 #include "timing.h"
-
-static const double run_seconds = 0.2;
 
 static void one_thread(void *peak_pointer, int64_t i, int thread)
 {
@@ -17,17 +14,17 @@ static void one_thread(void *peak_pointer, int64_t i, int thread)
         p->operations = done * p->threads;
 }
 
-int peak_run(void *peak_pointer)
+int peak_run(void *peak_pointer, int call)
 {
     peak *p = peak_pointer;
-    ha_parallel(p->threads, p->threads, one_thread, p);
+    (void)call;
+    run_parallel(p->threads, p->threads, one_thread, p);
     return STATUS_OK;
 }
 
-void peak_open(peak *p, hyperattn_dtype dtype, int threads)
+void peak_open(peak *p, hyperattn_dtype dtype, int threads, double seconds)
 {
-    const char *reason;
-    const ha_kernels *kernels = ha_kernels_best(&reason);
+    const ha_kernels *kernels = best_kernels();
     bool bf16 = dtype == HYPERATTN_BF16 && kernels->bf16 && kernels->bf16_peak;
     *p = (peak){
         .kernel = bf16 ? kernels->bf16_peak : kernels->f32_peak,
@@ -37,8 +34,8 @@ void peak_open(peak *p, hyperattn_dtype dtype, int threads)
     };
     for (;;) {
         double start = timing_now();
-        peak_run(p);
-        if (timing_now() - start >= run_seconds / 2)
+        peak_run(p, 0);
+        if (timing_now() - start >= seconds)
             return;
         p->iters *= 2;
     }

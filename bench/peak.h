@@ -18,11 +18,11 @@ typedef struct peak {
     const char *name;  /* "f32 FMA" or "bf16 dot product" */
 } peak;
 
-/* The peak that tensors of type dtype are computed at. Chooses iters so that a run takes some
- * tenths of a second. */
-void peak_open(peak *p, hyperattn_dtype dtype, int threads);
+/* The peak that tensors of type dtype are computed at. Chooses iters by trial so that a run takes
+ * these seconds at least. */
+void peak_open(peak *p, hyperattn_dtype dtype, int threads, double seconds);
 
 /* A timed_job's run function. */
-int peak_run(void *peak_pointer);
+int peak_run(void *peak_pointer, int call);
 
 #endif

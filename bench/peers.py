@@ -39,15 +39,10 @@ import numpy as np
 
 from peers_backward import HyperattnBackward, TorchBackward, compare_backward
 from peers_cases import Case, Inputs, prepare_all, relative, time_in_turn
+from peers_common import PeersError, Unavailable
 from peers_ggml import GgmlFlash, GgmlMatmul
-from peers_runtimes import (
-    Hyperattn,
-    OnnxGroupQuery,
-    OnnxMultiHead,
-    PeersError,
-    Torch,
-    Unavailable,
-)
+from peers_hyperattn import Hyperattn
+from peers_runtimes import OnnxGroupQuery, OnnxMultiHead, Torch
 
 REFERENCE_ROWS = 33
 # Relative Frobenius error against float64 at which a result counts as wrong.  Right ones reach

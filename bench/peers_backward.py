@@ -11,7 +11,9 @@ from dataclasses import asdict
 import numpy as np
 
 from peers_cases import Inputs, prepare_all, relative, time_in_turn
-from peers_runtimes import Hyperattn, Torch, aligned_empty, bind, from_bf16_bits
+from peers_common import aligned_empty, bind, from_bf16_bits
+from peers_hyperattn import Hyperattn
+from peers_runtimes import Torch
 
 NAMES = ("dq", "dk", "dv")
 # Relative Frobenius error against float64 at which a gradient counts as wrong.

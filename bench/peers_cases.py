@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peers_runtimes import Unavailable, aligned_empty, from_bf16_bits, to_bf16_bits
+from peers_common import Unavailable, aligned_empty, from_bf16_bits, to_bf16_bits
 
 
 @dataclass(frozen=True)

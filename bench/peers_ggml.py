@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peers_runtimes import Peer, PeersError, Unavailable, bind, load, need_memory
+from peers_common import Peer, PeersError, Unavailable, bind, load, need_memory
 
 F32, F16 = 0, 1  # enum ggml_type
 # llama.cpp reads a prompt in pieces of 512 tokens (its n_ubatch), each of which sees the keys up to

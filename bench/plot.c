@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
 #include <string.h>
@@ -153,24 +152,50 @@ static void write_script(FILE *script, const report *r, bool backward, const cha
     fprintf(script, "unset multiplot\n");
 }
 
-/* Feeds the script to a running gnuplot. */
-static int draw(const report *r, bool backward, const char *title, int svg)
+/* The script as a file from its beginning; NULL after a message. */
+static FILE *make_script(const report *r, bool backward, const char *title)
+{
+    FILE *script = tmpfile();
+    if (!script) {
+        failed("gnuplot's script: %s", strerror(errno));
+        return NULL;
+    }
+    write_script(script, r, backward, title);
+    if (fflush(script) || ferror(script) || fseek(script, 0, SEEK_SET)) {
+        failed("gnuplot's script: writing failed");
+        fclose(script);
+        return NULL;
+    }
+    return script;
+}
+
+/* All that comes from fd, which is closed. What cannot be written shows when file is committed. */
+static void copy(int fd, FILE *file)
+{
+    char buffer[4096];
+    ssize_t got;
+    while ((got = read(fd, buffer, sizeof buffer)) > 0 || (got < 0 && errno == EINTR))
+        if (got > 0)
+            fwrite(buffer, 1, (size_t)got, file);
+    close(fd);
+}
+
+/* What gnuplot draws passes through us, since it does not report what it could not write. */
+static int draw(FILE *script, FILE *svg)
 {
     int ends[2];
     pid_t child;
     if (pipe(ends) < 0)
         return failed("gnuplot: %s", strerror(errno));
-    /* a copy of our end in the child would keep it waiting for more */
-    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
-    int status = spawn_gnuplot(&child, NULL, ends[0], svg);
-    close(ends[0]);
-    FILE *script = status ? NULL : fdopen(ends[1], "w");
-    if (!script) {
-        close(ends[1]);
-        return status ? status : failed("gnuplot: %s", strerror(errno));
+    /* a copy of its end in the child would do no harm, one of ours would keep it writing */
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    int status = spawn_gnuplot(&child, NULL, fileno(script), ends[1]);
+    close(ends[1]);
+    if (status) {
+        close(ends[0]);
+        return status;
     }
-    write_script(script, r, backward, title);
-    fclose(script);
+    copy(ends[0], svg);
     return wait_for(child);
 }
 
@@ -180,10 +205,10 @@ int plot_sweep(const report *r, bool backward, const char *title, const char *pa
     int status = outfile_open(&out, path);
     if (status)
         return status;
-    /* a gnuplot that ends early shows in its exit status, not in a signal to us */
-    void (*before)(int) = signal(SIGPIPE, SIG_IGN);
-    status = draw(r, backward, title, fileno(out.file));
-    signal(SIGPIPE, before);
+    FILE *script = make_script(r, backward, title);
+    status = script ? draw(script, out.file) : STATUS_FAILED;
+    if (script)
+        fclose(script);
     if (status) {
         outfile_discard(&out);
         return status;

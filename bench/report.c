@@ -214,34 +214,10 @@ void report_print_all(const report *r, int table, FILE *file)
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
-bool report_to_stdout(const char *path)
-{
-    return path && strcmp(path, "-") == 0;
-}
-
 int report_probe(const char *json, const char *csv)
 {
-    int status = report_to_stdout(json) ? STATUS_OK : outfile_probe(json);
-    if (status == STATUS_OK && !report_to_stdout(csv))
-        status = outfile_probe(csv);
-    return status;
-}
-
-static int open_target(outfile *out, const char *path)
-{
-    if (!report_to_stdout(path))
-        return outfile_open(out, path);
-    *out = (outfile){.file = stdout};
-    return STATUS_OK;
-}
-
-static int close_target(outfile *out, const char *path)
-{
-    if (out->file != stdout)
-        return outfile_commit(out);
-    if (fflush(stdout) || ferror(stdout))
-        return failed("%s: writing failed", path);
-    return STATUS_OK;
+    int status = outfile_probe(json);
+    return status ? status : outfile_probe(csv);
 }
 
 static void csv_cell(const report *r, int row, int column, FILE *file)
@@ -262,7 +238,7 @@ int report_write_csv(const report *r, const char *path)
     if (!path)
         return STATUS_OK;
     outfile out;
-    int status = open_target(&out, path);
+    int status = outfile_open(&out, path);
     if (status)
         return status;
     for (int c = 0; c < r->ncolumns; c++)
@@ -276,7 +252,7 @@ int report_write_csv(const report *r, const char *path)
         }
         fputc('\n', out.file);
     }
-    return close_target(&out, path);
+    return outfile_commit(&out);
 }
 
 static json_t *json_cell(const report *r, int row, int column)
@@ -324,16 +300,15 @@ int report_write_json(const report *r, const char *path, json_t *head)
     }
     json_object_set_new(head, "results", json_rows(r));
     outfile out;
-    int status = open_target(&out, path);
+    int status = outfile_open(&out, path);
     if (status == STATUS_OK) {
         int bad = json_dumpf(head, out.file, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
         fputc('\n', out.file);
         if (bad) {
-            status = failed("%s: out of memory", path);
-            if (out.file != stdout)
-                outfile_discard(&out);
+            status = failed("%s: writing failed", path);
+            outfile_discard(&out);
         } else {
-            status = close_target(&out, path);
+            status = outfile_commit(&out);
         }
     }
     json_decref(head);

@@ -52,9 +52,6 @@ void report_show(report *r, const char *key, bool shown);
 void report_print_last(const report *r, int table, FILE *file);
 void report_print_all(const report *r, int table, FILE *file);
 
-/* Whether path is "-". */
-bool report_to_stdout(const char *path);
-
 /* Finds out early whether both can be written (each a path, "-" or NULL); an exit status. */
 int report_probe(const char *json, const char *csv);
 

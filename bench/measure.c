@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "measure.h"
+
+#include "internals.h"
+#include "message.h"
+#include "outfile.h"
+
+/* ---- input ---------------------------------------------------------------------------------- */
+
+static int open_input(measurement *m)
+{
+    const measure_options *o = m->options;
+    const input_dtype type = {
+        .given = o->problem.dtype_given, .dtype = o->problem.dtype, .convert = true};
+    if (o->files.q)
+        return input_load(&m->in, &o->files, &type);
+    return input_generate(&m->in, &o->gen.spec, longest(&o->gen.lengths), o->problem.dtype);
+}
+
+int measurement_f32(measurement *m)
+{
+    m->in_f32 = m->in;
+    return measurement_is_f32(m) ? STATUS_OK : input_copy_f32(&m->in_f32, &m->in);
+}
+
+bool measurement_is_f32(const measurement *m)
+{
+    return m->in.q.dtype == HYPERATTN_F32;
+}
+
+void measurement_problem(hyperattn_problem *p, const measurement *m, const input *in, bool causal,
+                         int64_t rows, int64_t heads)
+{
+    input_problem(p, in, rows, heads);
+    p->causal = causal;
+    p->softmax_scale = m->options->problem.scale;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------ */
+
+/* Params that no problem fits are refused before the input is made, which can take long. */
+static int check_params(const measurement *m)
+{
+    hyperattn_problem p;
+    hyperattn_plan *plan;
+    hyperattn_params params = m->params;
+    hyperattn_problem_init(&p);
+    p.seqlen_q = p.head_dim = 1;
+    p.causal = m->options->problem.causal;
+    params.method = HYPERATTN_HYPER;
+    hyperattn_status status = hyperattn_plan_create(&plan, m->ctx, &p, &params);
+    hyperattn_plan_destroy(plan);
+    return status ? library_failed("planning", status) : STATUS_OK;
+}
+
+int measurement_open(measurement *m, const char *command, const measure_options *options, int what,
+                     const report_column *columns, int count)
+{
+    *m = (measurement){.command = command, .options = options, .what = what};
+    m->prints = !outfile_is_dash(options->json) && !outfile_is_dash(options->csv);
+    params_resolve(&m->params, &options->params);
+    m->results = report_create(columns, count);
+    int status = m->results ? attn_context(&m->ctx, options->problem.threads) : STATUS_FAILED;
+    if (status == STATUS_OK)
+        status = check_params(m);
+    if (status == STATUS_OK)
+        status = open_input(m);
+    /* Without --peak too: all threads start, and the processor wakes up, before the first call that
+     * is timed. */
+    if (status == STATUS_OK)
+        peak_open(&m->peak, m->in.q.dtype, context_threads(m->ctx),
+                  what & MEASURE_PEAK ? 0.1 : 0.02);
+    return status;
+}
+
+int measurement_outcomes(measurement *m, bool apart)
+{
+    hyperattn_problem p;
+    bool backward = m->options->backward;
+    const length_list *lengths = &m->options->gen.lengths;
+    measurement_problem(&p, m, &m->in, false, lengths->count ? longest(lengths) : 0, 0);
+    int status = outcome_open(&m->exact, &p, backward, backward);
+    if (status == STATUS_OK && (apart || backward))
+        status = outcome_open(&m->hyper, &p, backward, backward && apart);
+    if (!m->hyper.out)
+        m->hyper.out = m->exact.out;
+    if (!m->hyper.grads.dq)
+        m->hyper.grads = m->exact.grads;
+    if (status || !(m->what & MEASURE_BASELINE))
+        return status;
+    p.dtype = HYPERATTN_F32;
+    return outcome_open(&m->baseline, &p, false, false);
+}
+
+void measurement_close(measurement *m)
+{
+    if (!measurement_is_f32(m))
+        input_free(&m->in_f32);
+    input_free(&m->in);
+    if (m->hyper.out == m->exact.out)
+        m->hyper.out = NULL;
+    if (m->hyper.grads.dq == m->exact.grads.dq)
+        m->hyper.grads = (gradients){0};
+    outcome_close(&m->exact);
+    outcome_close(&m->hyper);
+    outcome_close(&m->baseline);
+    report_destroy(m->results);
+    hyperattn_ctx_destroy(m->ctx);
+}
+
+int measurement_write(const measurement *m, json_t *head)
+{
+    if (report_rows(m->results) == 0) {
+        json_decref(head);
+        return STATUS_OK;
+    }
+    int json = report_write_json(m->results, m->options->json, head);
+    int csv = report_write_csv(m->results, m->options->csv);
+    return json ? json : csv;
+}

@@ -1,0 +1,175 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# hyperattn compare and sweep: tables, figures and files. Only gnuplot is looked for.
+# shellcheck source=tests/program_common.sh
+. "${top_srcdir:?}/tests/program_common.sh"
+
+# measure ARGUMENT...: times do not matter, so they are taken once
+measure() {
+    run 0 "$@" --repeat 1
+}
+
+# ---- compare --------------------------------------------------------------------------------------
+
+run 0 compare --n 64:256 --heads 4 --kv-heads 2 --dim 16 --leaf 32 --block 16 --sample 16 --causal \
+    --json c.json --csv c.csv --repeat 2
+says out 'rel. error'
+says out 'Stages'
+says c.json '"rel_error"'
+says c.json '"causal": true'
+[ "$(wc -l <c.csv)" -eq 4 ] || fail "compare: three lengths do not give three rows of CSV"
+[ ! -s err ] || { fail "compare is not quiet when piped:"; cat err; }
+
+# Short calls are measured more often than --repeat says, which long ones are not.
+run 0 compare --n 16 --heads 1 --dim 4 --threads 1 --repeat 2 --csv e.csv --backward
+for runs in exact_runs hyper_runs exact_backward_runs hyper_backward_runs; do
+    within e.csv $runs 10 1000
+done
+
+# What the figures mean: keys that are all in one block are exact, others are not.
+measure compare --n 64 --heads 2 --dim 16 --block 64 --sample 0 --sinks 0 --csv e.csv
+within e.csv rel_error 0 1e-5
+measure compare --n 512 --heads 2 --dim 16 --block 16 --sample 16 --sinks 0 --csv e.csv
+within e.csv rel_error 0.01 5
+within e.csv max_row_error 0.01 100
+for gen in gauss clustered llm; do
+    measure compare --gen "$gen" --n 100,300 --heads 2 --dim 7 --dtype bf16 --csv e.csv
+    within e.csv exact_rel_error 0.00001 0.02
+done
+run 0 info
+if grep -q 'OpenBLAS   not built in' out; then
+    refuses_option compare --baseline --n 64
+else
+    measure compare --baseline --causal --n 100 --heads 2 --kv-heads 1 --dim 8 --csv e.csv
+    within e.csv baseline_rel_error 0 1e-5
+fi
+
+# Files: prefixes, other lengths for queries, conversion to another type.
+measure compare --q q2.npy --k q2.npy --v v2.npy --n 2:8 --csv e.csv
+[ "$(column e.csv n | tr '\n' ' ')" = '2 4 8 ' ] || fail "compare: wrong prefixes"
+measure compare --q q.npy --k k.npy --v v.npy --causal --dtype bf16 --csv e.csv
+[ "$(column e.csv queries)" = 8 ] || fail "compare: wrong number of queries"
+within e.csv rel_error 0 0.01
+measure compare --q q4.npy --k q4.npy --v v4.npy --dtype f32 --json - --csv e.csv
+says out '"results"'
+
+# Gradients: exact where all keys are in one block, and rounded in bf16; others differ.
+measure compare --backward --n 32,64 --heads 2 --kv-heads 1 --dim 16 --block 64 --sample 0 \
+    --sinks 0 --csv e.csv --json e.json
+says out 'Backward:'
+says e.json '"backward": true'
+for gradient in dq dk dv; do
+    within e.csv ${gradient}_rel_error 0 1e-5
+    says e.json "\"${gradient}_rel_error\""
+done
+within e.csv hyper_backward_seconds 1e-9 100
+within e.csv both_speedup 1e-9 1e9
+measure compare --backward --causal --n 100 --heads 2 --dim 7 --dtype bf16 --csv e.csv
+for gradient in dq dk dv; do
+    within e.csv exact_${gradient}_rel_error 0.00001 0.05
+done
+measure compare --backward --q q2.npy --k q2.npy --v v2.npy --n 2:8 --dtype f32 --csv e.csv
+within e.csv dv_rel_error 0 1e-5
+measure compare --backward --q q.npy --k k.npy --v v.npy --causal --csv e.csv
+within e.csv dv_rel_error 0 1e-5
+
+# The same seed gives the same input and the same result, whatever the threads.
+for threads in 1 3; do
+    measure compare --gen llm --n 300 --heads 2 --dim 16 --block 16 --sample 16 --causal --leaf 32 \
+        --threads $threads --csv t$threads.csv --backward
+done
+for figure in rel_error dq_rel_error dk_rel_error dv_rel_error; do
+    within t1.csv $figure 0.01 5
+    [ "$(column t1.csv $figure)" = "$(column t3.csv $figure)" ] || fail "threads change $figure"
+done
+
+# ---- sweep ----------------------------------------------------------------------------------------
+
+measure sweep --n 64:256 --heads 2 --dim 16 --leaf 32 --block 16 --sample 16 --peak --csv s.csv \
+    --json s.json
+[ "$(wc -l <s.csv)" -eq 7 ] || fail "sweep: three lengths, causal and not, do not give six rows"
+within s.csv exact_peak_share 0.00001 2
+says s.json '"peak": "'
+[ ! -s err ] || { fail "sweep is not quiet when piped:"; cat err; }
+measure sweep --n 64 --heads 2 --dim 16 --no-causal --csv - --methods hyper
+[ "$(wc -l <out)" -eq 2 ] || fail "sweep --no-causal --csv -: not one row"
+
+# Backward: both is the sum of forward and backward, and what is compared.
+measure sweep --backward --n 64:256 --heads 2 --dim 16 --leaf 32 --block 16 --sample 16 --peak \
+    --csv s.csv --json s.json
+[ "$(wc -l <s.csv)" -eq 7 ] || fail "sweep --backward: not six rows"
+[ ! -s err ] || { fail "sweep --backward is not quiet when piped:"; cat err; }
+says out 'forward and backward'
+says s.json '"backward": true'
+says s.json '"exact_backward_seconds"'
+within s.csv exact_backward_peak_share 0.00001 2
+within s.csv exact_backward_gflops 0.00001 1e6
+within s.csv hyper_backward_workspace_ratio 0.01 1e6
+within s.csv exact_backward_workspace_ratio 0.01 1e6
+awk -F, 'function near(a, b) { return a > 0 && a / b > 0.99999 && a / b < 1.00001 }
+    NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i }
+    NR > 1 {
+        exact = $at["exact_seconds"] + $at["exact_backward_seconds"]
+        hyper = $at["hyper_seconds"] + $at["hyper_backward_seconds"]
+        if (!near($at["exact_both_seconds"], exact) || !near($at["hyper_both_seconds"], hyper) ||
+            !near($at["both_speedup"], exact / hyper))
+            bad = 1
+        flops = 10 * 2 * $at["n"] * $at["n"] * 16 / ($at["causal"] ? 2 : 1)
+        if (!near($at["exact_backward_gflops"], 1e-9 * flops / $at["exact_backward_seconds"]))
+            bad = 1
+    }
+    END { exit bad || NR == 0 }' s.csv || fail "sweep --backward: the figures disagree: $(cat s.csv)"
+measure sweep --backward --methods hyper --n 64 --heads 2 --kv-heads 1 --dim 7 --dtype bf16 \
+    --csv s.csv
+[ -z "$(column s.csv exact_backward_seconds | tr -d '\n')" ] || fail "sweep: exact was not wanted"
+within s.csv hyper_both_seconds 1e-9 100
+measure sweep --n 64 --heads 2 --dim 16 --csv s.csv
+[ -z "$(column s.csv hyper_backward_seconds | tr -d '\n')" ] || fail "sweep: forward only"
+
+# Exact attention beyond its budget is left out, and what was scaled says so.
+measure sweep --n 512 --heads 2 --dim 16 --causal --exact-budget 0 --csv s.csv
+[ -z "$(column s.csv exact_seconds)" ] || fail "sweep: exact attention without budget"
+measure sweep --n 512 --heads 2 --dim 16 --causal --exact-budget 0 --csv s.csv --backward
+[ -z "$(column s.csv exact_both_seconds)" ] || fail "sweep: exact backward without budget"
+measure sweep --n 64 --heads 2 --dim 16 --exact-max-n 32 --csv s.csv
+[ -z "$(column s.csv exact_seconds | tr -d '\n')" ] || fail "sweep: exact attention above its n"
+
+# A PATH of our own would hide the emulator, and its speed is not what the budget expects.
+if [ -z "${EMULATOR-}" ]; then
+    measure sweep --n 512 --heads 2048 --dim 8 --no-causal --methods exact --exact-budget 0.05 \
+        --csv s.csv
+    says out '* one head timed, multiplied by 2048'
+    [ "$(column s.csv scaled)" = 1 ] || fail "sweep: a multiplied time is not marked"
+    measure sweep --n 512 --heads 2048 --dim 8 --no-causal --methods exact --exact-budget 0.15 \
+        --csv s.csv --backward
+    [ "$(column s.csv scaled)" = 1 ] || fail "sweep: a multiplied time of backward is not marked"
+    within s.csv exact_both_seconds 0.01 1e6
+    mkdir none
+    saved_path=$PATH
+    # shellcheck disable=SC2123  # the search path, on purpose
+    PATH=$work/none
+    run 1 sweep --n 64 --heads 1 --dim 16 --plot bad.svg
+    PATH=$saved_path
+    says err 'needs gnuplot'
+    no_output bad.svg
+fi
+
+if command -v gnuplot >/dev/null && [ -z "${EMULATOR-}" ]; then
+    measure sweep --n 64:256 --heads 1 --dim 16 --plot s.svg
+    says s.svg '</svg>'
+    says s.svg 'HyperAttention, causal'
+    measure sweep --n 64:256 --heads 1 --dim 16 --plot s.svg --backward
+    says s.svg 'forward and backward'
+    says s.svg 'HyperAttention, causal'
+    mkdir bin
+    # shellcheck disable=SC2016  # for the other shell
+    printf '#!/bin/sh\n[ "$1" = --version ]\n' >bin/gnuplot
+    chmod +x bin/gnuplot
+    PATH=$work/bin:$PATH
+    run 1 sweep --n 64 --heads 1 --dim 16 --plot bad.svg
+    says err 'gnuplot failed'
+    no_output bad.svg
+fi
+
+finish "compare and sweep do what they say"
