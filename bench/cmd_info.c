@@ -59,7 +59,7 @@ static void print_text(const hyperattn_ctx *ctx)
             printf(" %s", ha_level_name((ha_level)l));
     printf("\nlevel      %s%s%s%s\n", hyperattn_ctx_isa(ctx), *reason ? " (" : "", reason,
            *reason ? ")" : "");
-    printf("threads    %d\n", ctx->nthreads);
+    printf("threads    %d\n", ctx->device.nthreads);
     if (baseline_built_in())
         printf("OpenBLAS   %s, %s\n", baseline_config(), baseline_parallel());
     else
@@ -97,7 +97,7 @@ static json_t *make_json(const hyperattn_ctx *ctx)
     json_object_set_new(root, "levels", levels);
     json_object_set_new(root, "level", json_string(hyperattn_ctx_isa(ctx)));
     json_object_set_new(root, "reason", json_string(hyperattn_ctx_reason(ctx)));
-    json_object_set_new(root, "threads", json_integer(ctx->nthreads));
+    json_object_set_new(root, "threads", json_integer(ctx->device.nthreads));
     json_object_set_new(root, "openblas", openblas);
     json_object_set_new(root, "environment", environment);
     return root;

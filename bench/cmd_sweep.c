@@ -230,7 +230,7 @@ static int open_all(sweep *s)
     if (status)
         return status;
     if (o->peak)
-        peak_open(&s->peak, o->problem.dtype, s->ctx->nthreads);
+        peak_open(&s->peak, o->problem.dtype, s->ctx->device.nthreads);
     s->in_f32 = s->in;
     if (!(o->methods & SWEEP_BASELINE))
         return STATUS_OK;

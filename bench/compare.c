@@ -137,7 +137,7 @@ static int fill_row(comparison *c, const hyperattn_problem *p, const row_jobs *r
     report_int(r, "hyper_workspace_bytes", (int64_t)row->hyper.workspace_bytes);
     if (row->baseline_job)
         report_real(r, "baseline_seconds", row->baseline_job->median);
-    set_stages(r, &row->hyper, row->hyper_job, c->ctx->nthreads);
+    set_stages(r, &row->hyper, row->hyper_job, c->ctx->device.nthreads);
     if (row->exact_backward) {
         set_backward(c, row);
         set_gradient_errors(c, p);
@@ -219,7 +219,7 @@ static int open_row(comparison *c, const hyperattn_problem *p, row_jobs *row)
     hyperattn_problem p32;
     compare_problem(&p32, c, &c->in_f32);
     row->baseline_job = add_job(row, "baseline", baseline_run, &row->unfused);
-    return baseline_open(&row->unfused, &p32, &c->in_f32, c->baseline_out, c->ctx->nthreads);
+    return baseline_open(&row->unfused, &p32, &c->in_f32, c->baseline_out, c->ctx->device.nthreads);
 }
 
 int compare_length(comparison *c, int64_t rows)

@@ -19,7 +19,8 @@ void describe_line(char *text, size_t size, const setting *s)
     snprintf(text, size, "%s input, %" PRId64 " head%s%s, %s, %s; %s, %d thread%s",
              s->files->q ? ".npy" : gen_name(s->gen->spec.kind), q->batch * q->heads,
              q->batch * q->heads == 1 ? "" : "s", heads, dim, dtype_name(q->dtype),
-             hyperattn_ctx_isa(s->ctx), s->ctx->nthreads, s->ctx->nthreads == 1 ? "" : "s");
+             hyperattn_ctx_isa(s->ctx), s->ctx->device.nthreads,
+             s->ctx->device.nthreads == 1 ? "" : "s");
 }
 
 static json_t *input_json(const setting *s)
@@ -46,7 +47,7 @@ json_t *describe_json(const setting *s)
     json_object_set_new(root, "version", json_string(hyperattn_version()));
     json_object_set_new(root, "backend", json_string(hyperattn_ctx_backend(s->ctx)));
     json_object_set_new(root, "level", json_string(hyperattn_ctx_isa(s->ctx)));
-    json_object_set_new(root, "threads", json_integer(s->ctx->nthreads));
+    json_object_set_new(root, "threads", json_integer(s->ctx->device.nthreads));
     json_object_set_new(root, "input", input_json(s));
     json_object_set_new(root, "batch", json_integer(s->in->q.batch));
     json_object_set_new(root, "heads", json_integer(s->in->q.heads));

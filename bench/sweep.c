@@ -208,7 +208,7 @@ static int open_baseline(sweep *s, row_jobs *row)
     }
     sweep_problem(&p, s, &s->in_f32, row->slow.causal, row->slow.seqlen_k, row->slow.nheads);
     row->baseline_job = add_job(row, "baseline", baseline_run, &row->unfused);
-    return baseline_open(&row->unfused, &p, &s->in_f32, s->baseline_out, s->ctx->nthreads);
+    return baseline_open(&row->unfused, &p, &s->in_f32, s->baseline_out, s->ctx->device.nthreads);
 }
 
 static int open_row(sweep *s, row_jobs *row, bool causal, int64_t n)

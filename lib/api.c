@@ -2,6 +2,7 @@
  *
  * The calls that touch tensors: pointers are checked here, the backend does the rest.
  */
+#include "keep_errno.h"
 #include "plan.h"
 #include "problem.h"
 #include "status.h"
@@ -43,25 +44,25 @@ static range tensor(const char *name, const void *ptr, size_t bytes, const hyper
 static range like_q(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.q, p, p->q_stride, p->nheads, p->head_dim);
+    return tensor(name, ptr, plan->view.bytes.q, p, p->q_stride, p->nheads, p->head_dim);
 }
 
 static range like_k(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.k, p, p->k_stride, p->nheads_kv, p->head_dim);
+    return tensor(name, ptr, plan->view.bytes.k, p, p->k_stride, p->nheads_kv, p->head_dim);
 }
 
 static range like_v(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.v, p, p->v_stride, p->nheads_kv, p->head_dim_v);
+    return tensor(name, ptr, plan->view.bytes.v, p, p->v_stride, p->nheads_kv, p->head_dim_v);
 }
 
 static range like_out(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.out, p, p->out_stride, p->nheads, p->head_dim_v);
+    return tensor(name, ptr, plan->view.bytes.out, p, p->out_stride, p->nheads, p->head_dim_v);
 }
 
 static range written(range r)
@@ -118,9 +119,11 @@ static hyperattn_status check_pointers(const range *r, int n, size_t align)
     return HYPERATTN_OK;
 }
 
-/* Memory for a call whose caller brings none. */
+/* Memory for a call whose caller brings none; NULL if the backend finds its own. */
 static hyperattn_status borrow(const hyperattn_plan *plan, size_t bytes, void **own)
 {
+    if (plan->ctx->backend->workspace == HA_MEMORY_DEVICE)
+        bytes = 0;
     *own = bytes ? ha_alloc(plan->ctx, bytes) : NULL;
     return bytes && !*own ? HYPERATTN_ENOMEM : HYPERATTN_OK;
 }
@@ -128,6 +131,7 @@ static hyperattn_status borrow(const hyperattn_plan *plan, size_t bytes, void **
 hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, const void *k,
                                    const void *v, void *out, float *lse, void *workspace)
 {
+    HA_KEEP_ERRNO;
     if (!plan)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
     size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
@@ -136,8 +140,8 @@ hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, co
         like_k(plan, "k", k),
         like_v(plan, "v", v),
         written(like_out(plan, "out", out)),
-        written(array("lse", lse, plan->bytes.lse)),
-        written(array("workspace", workspace, plan->workspace)),
+        written(array("lse", lse, plan->view.bytes.lse)),
+        written(array("workspace", workspace, plan->view.workspace)),
     };
     hyperattn_status status;
     if ((status = check_pointers(tensors, 4, element)) ||
@@ -146,10 +150,10 @@ hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, co
         return status;
 
     void *own = NULL;
-    if ((status = borrow(plan, workspace ? 0 : plan->workspace, &own)))
+    if ((status = borrow(plan, workspace ? 0 : plan->view.workspace, &own)))
         return status;
     const ha_tensors t = {q, k, v, out, lse};
-    status = plan->ctx->backend->forward(plan, &t, workspace ? workspace : own);
+    status = plan->ctx->backend->forward(&plan->view, &t, workspace ? workspace : own);
     ha_free(plan->ctx, own);
     return status;
 }
@@ -159,6 +163,7 @@ hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, c
                                     const void *dout, void *dq, void *dk, void *dv,
                                     void *workspace)
 {
+    HA_KEEP_ERRNO;
     if (!plan)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
     size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
@@ -171,8 +176,8 @@ hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, c
         written(like_q(plan, "dq", dq)),
         written(like_k(plan, "dk", dk)),
         written(like_v(plan, "dv", dv)),
-        {.name = "lse", .ptr = lse, .bytes = plan->bytes.lse},
-        written(array("workspace", workspace, plan->workspace_backward)),
+        {.name = "lse", .ptr = lse, .bytes = plan->view.bytes.lse},
+        written(array("workspace", workspace, plan->view.workspace_backward)),
     };
     hyperattn_status status = ha_problem_check_gradients(&plan->problem);
     if (status || (status = check_pointers(tensors, 8, element)) ||
@@ -181,10 +186,10 @@ hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, c
         return status;
 
     void *own = NULL;
-    if ((status = borrow(plan, workspace ? 0 : plan->workspace_backward, &own)))
+    if ((status = borrow(plan, workspace ? 0 : plan->view.workspace_backward, &own)))
         return status;
     const ha_gradients t = {q, k, v, out, lse, dout, dq, dk, dv};
-    status = plan->ctx->backend->backward(plan, &t, workspace ? workspace : own);
+    status = plan->ctx->backend->backward(&plan->view, &t, workspace ? workspace : own);
     ha_free(plan->ctx, own);
     return status;
 }
@@ -192,19 +197,20 @@ hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, c
 hyperattn_status hyperattn_merge(const hyperattn_plan *plan, void *out, float *lse,
                                  const void *out2, const float *lse2)
 {
+    HA_KEEP_ERRNO;
     if (!plan)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
     size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
     const range tensors[] = {
         written(like_out(plan, "out", out)),
         like_out(plan, "out2", out2),
-        {.name = "lse", .ptr = lse, .bytes = plan->bytes.lse, .written = 1},
-        {.name = "lse2", .ptr = lse2, .bytes = plan->bytes.lse},
+        {.name = "lse", .ptr = lse, .bytes = plan->view.bytes.lse, .written = 1},
+        {.name = "lse2", .ptr = lse2, .bytes = plan->view.bytes.lse},
     };
     hyperattn_status status;
     if ((status = check_pointers(tensors, 2, element)) ||
         (status = check_pointers(tensors + 2, 2, sizeof(float))) ||
         (status = check_ranges(tensors, 4)))
         return status;
-    return plan->ctx->backend->merge(plan, out, lse, out2, lse2);
+    return plan->ctx->backend->merge(&plan->view, out, lse, out2, lse2);
 }

@@ -53,7 +53,7 @@ static hashed hashed_new(int64_t n, int r)
 
 static head head_new(const tensors *t, const hyperattn_plan *plan, int64_t b, int64_t h)
 {
-    const ha_cpu_plan *cpu = plan->backend_data;
+    const ha_cpu_plan *cpu = plan->view.data;
     int r = plan->params.lsh_num_projs;
     head x = {.data = head_load(t, b, h), .params = &plan->params, .br = cpu->arith->br};
     int64_t nq = x.data.nq, nk = x.data.nk, d = x.data.d;

@@ -15,26 +15,26 @@
 #define ROUND_COLUMNS 16384
 
 /* Most keys of the predefined mask's blocks for one query block. */
-static int64_t mask_columns(const hyperattn_plan *plan)
+static int64_t mask_columns(const ha_plan *plan)
 {
-    const hyperattn_block_mask *mask = plan->params.block_mask;
-    int64_t rows = 1 + (plan->problem.seqlen_q - 1) / mask->query_block, most = 0;
-    rows *= mask->per_head ? plan->problem.nheads : 1;
+    const hyperattn_block_mask *mask = plan->params->block_mask;
+    int64_t rows = 1 + (plan->problem->seqlen_q - 1) / mask->query_block, most = 0;
+    rows *= mask->per_head ? plan->problem->nheads : 1;
     for (int64_t i = 0; i < rows; i++)
         most = ha_max(most, mask->row_start[i + 1] - mask->row_start[i]);
-    int64_t blocks = 1 + (plan->problem.seqlen_k - 1) / mask->key_block;
-    return most < blocks ? most * mask->key_block : plan->problem.seqlen_k;
+    int64_t blocks = 1 + (plan->problem->seqlen_k - 1) / mask->key_block;
+    return most < blocks ? most * mask->key_block : plan->problem->seqlen_k;
 }
 
-void ha_backward_plan(const hyperattn_plan *plan, ha_cpu_plan *cpu)
+void ha_backward_plan(const ha_plan *plan, ha_cpu_plan *cpu)
 {
-    const hyperattn_params *p = &plan->params;
+    const hyperattn_params *p = plan->params;
     int64_t columns = p->block_mask ? mask_columns(plan) : p->block_size;
     columns += (int64_t)p->num_sinks + p->window + p->sample_size;
     cpu->task_columns = ha_min(columns, cpu->max.nk);
     int64_t round = ROUND_COLUMNS / ha_max(1, cpu->task_columns);
-    cpu->round = ha_max(round, 2 * (int64_t)plan->ctx->nthreads);
-    cpu->parts = 2 * (int64_t)plan->ctx->nthreads;
+    cpu->round = ha_max(round, 2 * (int64_t)plan->device->nthreads);
+    cpu->parts = 2 * (int64_t)plan->device->nthreads;
     ha_backward_plan_leaves(cpu);
     cpu->one_wave = cpu->max.nwaves == 1 && !cpu->max.nleaves;
 }
@@ -70,7 +70,7 @@ static void prepare_queries(const ha_run *run, const chunk *c)
     ha_rows o = u->o[head], dout = u->dout[head];
     o.first = dout.first = c->first;
     ha_run_kernels(run)->dot_rows(u->delta + place, &o, &dout, c->rows,
-                                  run->plan->problem.head_dim_v);
+                                  run->plan->problem->head_dim_v);
     const float *lse = u->lse_given[head] + c->first;
     for (int64_t i = 0; i < c->rows; i++)
         u->lse2[place + i] = lse[i] == -INFINITY ? INFINITY : lse[i] * HA_LOG2E;
@@ -120,7 +120,7 @@ static void store(const ha_run *run, ha_scratch *s, ha_out_rows to, const chunk 
 static void finish_task(void *arg, int64_t i, int thread)
 {
     ha_run *run = arg;
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const ha_cpu_plan *cpu = run->cpu;
     const chunk c = chunk_at(run, i);
     ha_unit *u = c.unit;
@@ -147,13 +147,13 @@ static void finish_task(void *arg, int64_t i, int thread)
 void ha_backward_units(ha_run *run)
 {
     const ha_layout *max = &run->cpu->max;
-    int nthreads = run->plan->ctx->nthreads;
+    int nthreads = run->plan->device->nthreads;
     ha_parallel_for(nthreads, chunks(run), prepare_task, run);
     if (max->nwaves)
         ha_hyper_hash(run);
     for (run->wave = 0; run->wave < max->nwaves; run->wave++) {
         ha_hyper_sort(run);
-        if (run->plan->params.kappa_cap > 0)
+        if (run->plan->params->kappa_cap > 0)
             ha_cap_tau(run);
         ha_backward_tasks(run);
     }

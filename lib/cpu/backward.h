@@ -14,7 +14,7 @@
 #include "cpu/unit.h"
 
 /* Sets what the workspace's size depends on. */
-void ha_backward_plan(const hyperattn_plan *plan, ha_cpu_plan *cpu);
+void ha_backward_plan(const ha_plan *plan, ha_cpu_plan *cpu);
 void ha_backward_plan_leaves(ha_cpu_plan *cpu);
 
 void ha_backward_carve_slots(ha_carver *c, const ha_cpu_plan *cpu, ha_run *run);

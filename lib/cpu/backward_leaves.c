@@ -107,7 +107,7 @@ static field field_of(const ha_run *run, const ha_unit *u, int64_t number)
     const ha_cpu_plan *cpu = run->cpu;
     const grid most = largest_grid(cpu);
     const ha_leaf *leaf = &u->layout->leaves[number];
-    int causal = run->plan->problem.causal;
+    int causal = run->plan->problem->causal;
     int64_t keys = ha_leaf_limit(u->layout, leaf, causal, leaf->nq - 1) - leaf->k0;
     ha_progress *done = u->progress + number * (row_places(&most) + key_places(&most));
     return (field){run, u, leaf, grid_of(cpu, leaf->nq, keys), done, done + row_places(&most)};
@@ -129,7 +129,7 @@ static int is_pair(const field *f, int64_t x, int64_t y)
         x % g->rows % g->key_copies != y / g->keys)
         return 0;
     row_range(f, x % g->rows, &first, &end);
-    return ha_leaf_limit(f->unit->layout, f->leaf, f->run->plan->problem.causal, end - 1) >
+    return ha_leaf_limit(f->unit->layout, f->leaf, f->run->plan->problem->causal, end - 1) >
            f->leaf->k0 + y % g->keys * g->step;
 }
 
@@ -164,7 +164,7 @@ static int run_pair(const field *f, ha_scratch *s, const pair *p, int cut)
 {
     const ha_run *run = f->run;
     const ha_unit *u = f->unit;
-    int causal = run->plan->problem.causal;
+    int causal = run->plan->problem->causal;
     int64_t row = f->leaf->q0 + p->first;
     int64_t limit = ha_leaf_limit(u->layout, f->leaf, causal, p->first) - p->key;
     int64_t keys = ha_min(p->key_end, p->key + limit + causal * (p->end - 1 - p->first)) - p->key;
@@ -266,7 +266,7 @@ void ha_backward_leaves(ha_run *run)
     for (int64_t class = 0; class < classes && class < cpu->max.nleaves; class++) {
         sweep w = {run, class, (cpu->max.nleaves - class + classes - 1) / classes,
                    ha_min(rows, keys)};
-        ha_parallel_ordered(run->plan->ctx->nthreads,
+        ha_parallel_ordered(run->plan->device->nthreads,
                             ha_max(rows, keys) * w.width * w.leaves * run->nunits, pair_task, &w);
     }
 }

@@ -37,7 +37,7 @@ static void run_columns(ha_run *run, ha_scratch *s, const ha_state_rows *at, con
         .rows = at->rows,
         .keys = c->n,
         .logw = c->logw,
-        .capped = c->sampled && run->plan->params.kappa_cap > 0,
+        .capped = c->sampled && run->plan->params->kappa_cap > 0,
         .dq = s->dq,
         .dk = slots->dk + place * cpu->ldgrad,
         .dv = slots->dv + place * cpu->ldacc,
@@ -98,9 +98,9 @@ static void keep_rows(const ha_run *run, ha_scratch *s, const ha_state_rows *at)
         to.index = at->index;
         to.first = at->first;
         for (int64_t i = 0; i < at->rows; i++)
-            s->inv[i] = run->plan->problem.softmax_scale;
+            s->inv[i] = run->plan->problem->softmax_scale;
         ha_run_kernels(run)->store_rows(&to, s->dq, ld, s->inv, at->rows,
-                                        run->plan->problem.head_dim);
+                                        run->plan->problem->head_dim);
         return;
     }
     for (int64_t i = 0; i < at->rows; i++) {
@@ -121,7 +121,7 @@ static int64_t run_task(ha_run *run, const ha_task *task, int64_t slot, int thre
     ha_grad_pack_rows(run, s, &q, &dout, at.rows);
     ha_grad_load_rows(run, s, at.unit, at.head, at.index, at.first, at.rows);
     memset(s->dq, 0, (size_t)(at.rows * run->cpu->ldgrad) * sizeof *s->dq);
-    int64_t used = run->plan->params.kappa_cap > 0 ? run_capped(run, s, task, slot)
+    int64_t used = run->plan->params->kappa_cap > 0 ? run_capped(run, s, task, slot)
                                                    : run_walk(run, s, task, slot, 0, -1);
     keep_rows(run, s, &at);
     ha_clock_add(run, thread, HA_STAGE_BLOCK, start);
@@ -229,7 +229,7 @@ static void work(void *arg, int64_t i, int thread)
 
 void ha_backward_tasks(ha_run *run)
 {
-    int nthreads = run->plan->ctx->nthreads;
+    int nthreads = run->plan->device->nthreads;
     const rounds w = {run, run->cpu->round, run->cpu->parts};
     int64_t nrounds = (run->ntasks + w.size - 1) / w.size;
     for (int64_t i = 0; i < nrounds; i++)

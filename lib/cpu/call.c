@@ -11,14 +11,15 @@
 
 /* ---- workspace ----------------------------------------------------------------------------- */
 
-static void carve_hash(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_unit *u)
+static void carve_hash(ha_carver *c, const ha_plan *plan, const ha_cpu_plan *cpu, ha_unit *u)
 {
-    const hyperattn_params *p = &plan->params;
+    const hyperattn_params *p = plan->params;
     const ha_layout *max = &cpu->max;
     int sorted = ha_is_sorted(p);
     int64_t nq = sorted ? cpu->group * max->nq : 0, nk = sorted ? max->nk : 0;
-    u->directions = ha_carve(c, sorted ? (int64_t)ha_k_bytes(&plan->ctx->kernels->f32, HA_MAX_PROJS,
-                                                             plan->problem.head_dim) : 0, 1);
+    u->directions = ha_carve(c, sorted ? (int64_t)ha_k_bytes(&ha_cpu_kernels(plan)->f32,
+                                                             HA_MAX_PROJS,
+                                                             plan->problem->head_dim) : 0, 1);
     u->qproj = ha_carve(c, nq * cpu->ldproj, sizeof *u->qproj);
     u->kproj = ha_carve(c, nk * cpu->ldproj, sizeof *u->kproj);
     u->qrank = ha_carve(c, nq, sizeof *u->qrank);
@@ -34,10 +35,10 @@ static void carve_hash(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_pl
 }
 
 /* Row states and packs of forward. */
-static void carve_states(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu,
+static void carve_states(ha_carver *c, const ha_plan *plan, const ha_cpu_plan *cpu,
                          ha_unit *u)
 {
-    const hyperattn_problem *p = &plan->problem;
+    const hyperattn_problem *p = plan->problem;
     const ha_layout *max = &cpu->max;
     if (max->nwaves && max->nleaves) {
         u->m = ha_carve(c, cpu->group * max->nq, sizeof *u->m);
@@ -68,7 +69,7 @@ static void carve_gradients(ha_carver *c, const ha_cpu_plan *cpu, ha_unit *u)
     u->progress = ha_carve(c, ha_backward_progress(cpu), sizeof *u->progress);
 }
 
-static void carve_unit(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_unit *u,
+static void carve_unit(ha_carver *c, const ha_plan *plan, const ha_cpu_plan *cpu, ha_unit *u,
                        int backward)
 {
     u->q = ha_carve(c, cpu->group, sizeof *u->q);
@@ -82,11 +83,11 @@ static void carve_unit(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_pl
         carve_states(c, plan, cpu, u);
 }
 
-static void carve_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu,
+static void carve_scratch(ha_carver *c, const ha_plan *plan, const ha_cpu_plan *cpu,
                           ha_scratch *s)
 {
-    const hyperattn_problem *p = &plan->problem;
-    const ha_arith *a = cpu->arith, *f32 = &plan->ctx->kernels->f32;
+    const hyperattn_problem *p = plan->problem;
+    const ha_arith *a = cpu->arith, *f32 = &ha_cpu_kernels(plan)->f32;
     int64_t rows = ha_task_rows_padded(a), wide = ha_max(p->head_dim, p->head_dim_v);
     int64_t directions = HA_MAX_PROJS * p->head_dim; /* made in acc */
     s->q = ha_carve(c, rows * ha_round_up(wide, f32->lanes), sizeof(float));
@@ -107,15 +108,15 @@ static void carve_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu
     s->tile = ha_carve(c, ha_exact_blas_serves(plan) ? ha_exact_blas_scratch(cpu->ldacc)
                                                      : ha_tile_scratch(a), sizeof *s->tile);
     if (cpu->max.nwaves) /* ends of buckets, then the block of each, under strict_causal */
-        s->counts = ha_carve(c, 2 * ((int64_t)1 << plan->params.lsh_num_projs) + 1,
+        s->counts = ha_carve(c, 2 * ((int64_t)1 << plan->params->lsh_num_projs) + 1,
                              sizeof *s->counts);
 }
 
-static void carve_grad_scratch(ha_carver *c, const hyperattn_plan *plan, const ha_cpu_plan *cpu,
+static void carve_grad_scratch(ha_carver *c, const ha_plan *plan, const ha_cpu_plan *cpu,
                                ha_scratch *s)
 {
     const ha_arith *a = cpu->arith;
-    int64_t d = plan->problem.head_dim, dv = plan->problem.head_dim_v;
+    int64_t d = plan->problem->head_dim, dv = plan->problem->head_dim_v;
     int64_t rows = ha_round_up(HA_GRAD_ROWS, a->mr), keys = HA_TASK_KEYS;
     s->rows_q = ha_carve(c, rows * ha_ldq(a, d), sizeof(float));
     s->rows_dout = ha_carve(c, rows * ha_ldq(a, dv), sizeof(float));
@@ -134,11 +135,11 @@ static void carve_grad_scratch(ha_carver *c, const hyperattn_plan *plan, const h
     s->found = ha_carve(c, cpu->task_columns + 1, sizeof *s->found);
 }
 
-size_t ha_call_carve(void *base, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_run *run,
+size_t ha_call_carve(void *base, const ha_plan *plan, const ha_cpu_plan *cpu, ha_run *run,
                      int backward, int *wraps)
 {
     ha_carver c = {.base = base};
-    int64_t nthreads = plan->ctx->nthreads;
+    int64_t nthreads = plan->device->nthreads;
     run->units = ha_carve(&c, cpu->in_flight, sizeof *run->units);
     run->scratch = ha_carve(&c, nthreads, sizeof *run->scratch);
     run->tasks = ha_carve(&c, cpu->in_flight * cpu->group * cpu->max.max_tasks, sizeof *run->tasks);
@@ -186,17 +187,17 @@ typedef struct place {
     int64_t kv, head;
 } place;
 
-static place place_of(const hyperattn_plan *plan, const ha_cpu_plan *cpu, int64_t number)
+static place place_of(const ha_plan *plan, const ha_cpu_plan *cpu, int64_t number)
 {
-    int64_t heads = plan->problem.nheads_kv;
+    int64_t heads = plan->problem->nheads_kv;
     return (place){ha_plan_sequence(plan, number / heads), number % heads,
                    number % heads * cpu->group};
 }
 
-static void aim_inputs(const hyperattn_plan *plan, const ha_cpu_plan *cpu, const void *q,
+static void aim_inputs(const ha_plan *plan, const ha_cpu_plan *cpu, const void *q,
                        const void *k, const void *v, ha_unit *u, int64_t number)
 {
-    const hyperattn_problem *p = &plan->problem;
+    const hyperattn_problem *p = plan->problem;
     const place at = place_of(plan, cpu, number);
     int64_t b = number / p->nheads_kv;
     u->layout = &cpu->layouts[cpu->nlayouts > 1 ? b : 0];
@@ -210,7 +211,7 @@ static void aim_inputs(const hyperattn_plan *plan, const ha_cpu_plan *cpu, const
 
 void ha_call_aim_forward(const ha_run *run, const ha_tensors *t, ha_unit *u, int64_t number)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const place at = place_of(run->plan, run->cpu, number);
     aim_inputs(run->plan, run->cpu, t->q, t->k, t->v, u, number);
     for (int64_t g = 0; g < run->cpu->group; g++) {
@@ -223,7 +224,7 @@ void ha_call_aim_forward(const ha_run *run, const ha_tensors *t, ha_unit *u, int
 
 void ha_call_aim_backward(const ha_run *run, const ha_gradients *t, ha_unit *u, int64_t number)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const place at = place_of(run->plan, run->cpu, number);
     aim_inputs(run->plan, run->cpu, t->q, t->k, t->v, u, number);
     u->dk = out_rows_of(t->dk, at.seq.k + at.kv * p->k_stride[1], p->k_stride[2], p->dtype);

@@ -9,7 +9,7 @@
 #include "cpu/unit.h"
 
 /* Lays out the workspace of a forward or backward call, or counts its bytes where base is NULL. */
-size_t ha_call_carve(void *base, const hyperattn_plan *plan, const ha_cpu_plan *cpu, ha_run *run,
+size_t ha_call_carve(void *base, const ha_plan *plan, const ha_cpu_plan *cpu, ha_run *run,
                      int backward, int *wraps);
 
 /* Points a unit at key head `number` of the batch. */

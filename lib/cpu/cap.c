@@ -17,7 +17,7 @@ int64_t ha_cap_tiles(const hyperattn_params *params, const ha_arith *arith)
 
 static float *tau_of(const ha_run *run, const ha_unit *u, int64_t head, const ha_rect *rect)
 {
-    int64_t tiles = ha_cap_tiles(&run->plan->params, run->cpu->arith);
+    int64_t tiles = ha_cap_tiles(run->plan->params, run->cpu->arith);
     int64_t place = rect - (u->layout->rects + u->layout->wave[run->wave]);
     return u->tau + (head * run->cpu->max.max_rects + place) * tiles;
 }
@@ -27,7 +27,7 @@ static int64_t draw_rows(const ha_run *run, const ha_unit *u, const ha_rect *rec
                          int64_t tile, int64_t *block, int64_t *row0)
 {
     const uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
-    ha_words w = ha_philox(run->plan->params.seed, (uint32_t)tile, 0,
+    ha_words w = ha_philox(run->plan->params->seed, (uint32_t)tile, 0,
                            HA_STREAM_TAU_ROWS + 8 * (uint32_t)(rect - u->layout->rects),
                            (uint32_t)(u->head0 + head));
     *block = ha_below(w.w[0], (uint32_t)rect->nblocks);
@@ -43,9 +43,9 @@ static float tile_tau(const ha_run *run, ha_scratch *s, const ha_unit *u, const 
 {
     int64_t block, row0, rows = draw_rows(run, u, rect, head, tile, &block, &row0);
     ha_rows q = u->q[head];
-    q.index = ha_is_sorted(&run->plan->params) ? u->qorder + head * u->layout->nq + row0 : NULL;
+    q.index = ha_is_sorted(run->plan->params) ? u->qorder + head * u->layout->nq + row0 : NULL;
     q.first = row0;
-    run->cpu->arith->load_q(s->q, &q, rows, run->plan->problem.head_dim);
+    run->cpu->arith->load_q(s->q, &q, rows, run->plan->problem->head_dim);
     ha_state_clear(run, s, rows);
     ha_sampler all = ha_walk_sampler(run, u, rect, head, &block);
     all.draws = all.outside;
@@ -72,7 +72,7 @@ static void tau_task(void *arg, int64_t i, int thread)
     i /= run->nunits;
     int64_t head = i % run->cpu->group;
     i /= run->cpu->group;
-    int64_t tiles = ha_cap_tiles(&run->plan->params, run->cpu->arith), number = i / tiles;
+    int64_t tiles = ha_cap_tiles(run->plan->params, run->cpu->arith), number = i / tiles;
     const ha_layout *l = u->layout;
     if (run->wave >= l->nwaves || number >= l->wave[run->wave + 1] - l->wave[run->wave])
         return;
@@ -84,8 +84,8 @@ static void tau_task(void *arg, int64_t i, int thread)
 
 void ha_cap_tau(ha_run *run)
 {
-    int64_t tiles = ha_cap_tiles(&run->plan->params, run->cpu->arith);
-    ha_parallel_for(run->plan->ctx->nthreads,
+    int64_t tiles = ha_cap_tiles(run->plan->params, run->cpu->arith);
+    ha_parallel_for(run->plan->device->nthreads,
                     run->cpu->max.max_rects * tiles * run->cpu->group * run->nunits, tau_task, run);
 }
 
@@ -94,11 +94,11 @@ static double log2_floor(const ha_run *run, const ha_task *task)
 {
     const ha_unit *u = &run->units[task->unit];
     const float *tau = tau_of(run, u, task->head, task->rect);
-    int64_t tiles = ha_cap_tiles(&run->plan->params, run->cpu->arith);
+    int64_t tiles = ha_cap_tiles(run->plan->params, run->cpu->arith);
     double top = -INFINITY;
     for (int64_t i = 0; i < tiles; i++)
         top = fmax(top, (double)tau[i]);
-    return top - log2((double)run->plan->params.kappa_cap);
+    return top - log2((double)run->plan->params->kappa_cap);
 }
 
 /* log2(2^a + 2^b) */
@@ -149,7 +149,7 @@ void ha_cap_sums(ha_run *run, ha_scratch *s, const ha_task *task)
     int prepared = 0;
     q.index = at.index;
     q.first = at.first;
-    run->cpu->arith->load_q(s->q, &q, at.rows, run->plan->problem.head_dim);
+    run->cpu->arith->load_q(s->q, &q, at.rows, run->plan->problem->head_dim);
     ha_state_clear(run, s, at.rows);
     while (ha_walk_next(&w, c)) {
         if (c->sampled && !prepared) {

@@ -9,7 +9,7 @@
 
 #include "cpu/unit.h"
 
-static inline double ha_clock(const hyperattn_plan *plan)
+static inline double ha_clock(const ha_plan *plan)
 {
     if (!plan->profile)
         return 0;

@@ -14,7 +14,7 @@ void ha_columns_pack(const ha_run *run, ha_scratch *s, const ha_unit *u, const h
         c->logw[j] = -INFINITY;
     ha_rows k = u->k, v = u->v;
     k.index = v.index = c->key;
-    a->pack_k(s->kpack, &k, c->n, run->plan->problem.head_dim);
+    a->pack_k(s->kpack, &k, c->n, run->plan->problem->head_dim);
     if (dv)
         a->pack_v(s->vpack, padded / a->pair, 0, &v, c->n, dv);
 }
@@ -22,7 +22,7 @@ void ha_columns_pack(const ha_run *run, ha_scratch *s, const ha_unit *u, const h
 void ha_columns_attend(const ha_run *run, ha_scratch *s, const ha_columns *c, int64_t rows,
                        int capped, int64_t dv)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const ha_arith *a = run->cpu->arith;
     int64_t depth = ha_units(a, p->head_dim), ldq = ha_ldq(a, p->head_dim), n = c->n;
     int64_t wide = ha_max(p->head_dim, p->head_dim_v) * (p->dtype == HYPERATTN_F32 ? 4 : 2);

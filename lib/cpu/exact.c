@@ -14,7 +14,7 @@
 static void pack_task(void *arg, int64_t i, int thread)
 {
     ha_run *run = arg;
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const ha_arith *a = run->cpu->arith;
     double start = ha_clock(run->plan);
     int64_t per_unit = (run->cpu->max.nk + PACK_KEYS - 1) / PACK_KEYS;
@@ -38,7 +38,7 @@ static void pack_task(void *arg, int64_t i, int thread)
 void ha_exact_pack(ha_run *run)
 {
     int64_t per_unit = (run->cpu->max.nk + PACK_KEYS - 1) / PACK_KEYS;
-    ha_parallel_for(run->plan->ctx->nthreads, run->nunits * per_unit, pack_task, run);
+    ha_parallel_for(run->plan->device->nthreads, run->nunits * per_unit, pack_task, run);
 }
 
 /* Rows of a leaf that one task takes: two tiles, or one where there would be too few tasks, and a
@@ -47,7 +47,7 @@ void ha_exact_pack(ha_run *run)
 static int64_t slice_rows(const ha_run *run)
 {
     const ha_arith *a = run->cpu->arith;
-    int64_t rows = HA_TASK_ROWS / a->br * a->br, nthreads = run->plan->ctx->nthreads;
+    int64_t rows = HA_TASK_ROWS / a->br * a->br, nthreads = run->plan->device->nthreads;
     int64_t leaf = run->cpu->max.max_leaf_rows;
     int64_t leaves = run->cpu->max.nleaves * run->cpu->group * run->nunits;
     while (rows > a->br && leaf * leaves / rows < 16 * nthreads)
@@ -82,7 +82,7 @@ static int is_careful(const ha_unit *u, int64_t first, int64_t keys)
 static void attend_rows(const ha_run *run, const slice *sl, ha_scratch *s, int64_t r, int64_t x,
                         int64_t keys)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const ha_arith *a = run->cpu->arith;
     const ha_unit *u = sl->unit;
     int64_t rows = ha_min(a->br, sl->rows - r), pad = ha_round_up(rows, a->mr);
@@ -140,7 +140,7 @@ static void leaf_slice(ha_run *run, const ha_leaf *leaf, const slice *sl, int th
     q.first = sl->row0;
     const ha_state_rows at = {sl->unit, sl->head, NULL, sl->row0, sl->rows};
     double start = ha_clock(run->plan);
-    run->cpu->arith->load_q(s->q, &q, sl->rows, run->plan->problem.head_dim);
+    run->cpu->arith->load_q(s->q, &q, sl->rows, run->plan->problem->head_dim);
     start = ha_clock_add(run, thread, HA_STAGE_GATHER, start);
     if (leaf->first)
         ha_state_clear(run, s, sl->rows);
@@ -170,7 +170,7 @@ static void leaf_task(void *arg, int64_t i, int thread)
     int64_t row = ((leaf->nq + step - 1) / step - 1 - back) * step;
     if (row < 0)
         return;
-    int causal = run->plan->problem.causal;
+    int causal = run->plan->problem->causal;
     const slice sl = {
         .unit = u,
         .head = head,
@@ -187,6 +187,6 @@ void ha_exact_leaves(ha_run *run)
 {
     int64_t step = slice_rows(run);
     int64_t slices = (run->cpu->max.max_leaf_rows + step - 1) / step;
-    ha_parallel_for(run->plan->ctx->nthreads,
+    ha_parallel_for(run->plan->device->nthreads,
                     slices * run->cpu->max.nleaves * run->cpu->group * run->nunits, leaf_task, run);
 }

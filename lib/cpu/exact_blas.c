@@ -24,9 +24,9 @@ static float *copies_of_acc(const ha_scratch *s)
     return s->tile + HA_TASK_ROWS * HA_TASK_KEYS;
 }
 
-int ha_exact_blas_serves(const hyperattn_plan *plan)
+int ha_exact_blas_serves(const ha_plan *plan)
 {
-    return plan->ctx->kernels == &ha_kernels_ref && plan->params.method == HYPERATTN_EXACT;
+    return ha_cpu_kernels(plan) == &ha_kernels_ref && plan->params->method == HYPERATTN_EXACT;
 }
 
 /* Rows of one query head against one chunk of keys; buffers are those of the scratch, rows of
@@ -72,7 +72,7 @@ static void softmax_row(const chunk *c, int64_t i)
 /* acc += P V without OpenBLAS. */
 static void values_by_hand(const chunk *c)
 {
-    int64_t dv = c->run->plan->problem.head_dim_v;
+    int64_t dv = c->run->plan->problem->head_dim_v;
     for (int64_t i = 0; i < c->rows; i++)
         for (int64_t j = 0; j < keys_of(c, i); j++)
             for (int64_t x = 0; x < dv; x++)
@@ -83,7 +83,7 @@ static void values_by_hand(const chunk *c)
 /* acc += P V by OpenBLAS. */
 static void values(const chunk *c)
 {
-    int dv = (int)c->run->plan->problem.head_dim_v;
+    int dv = (int)c->run->plan->problem->head_dim_v;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)c->rows, dv, (int)c->keys, 1,
                 c->s->tile, HA_TASK_KEYS, c->s->vpack, dv, 1, c->s->acc, (int)c->run->cpu->ldacc);
 }
@@ -102,7 +102,7 @@ static int is_finite_row(const float *x, int64_t n)
  * depend on what it does not see. */
 static void values_masked(const chunk *c)
 {
-    int64_t dv = c->run->plan->problem.head_dim_v, n = c->rows * c->run->cpu->ldacc;
+    int64_t dv = c->run->plan->problem->head_dim_v, n = c->rows * c->run->cpu->ldacc;
     float *v = c->s->vpack, *before = copies_of_acc(c->s), *after = before + n;
     int64_t done = c->rows;
     memcpy(before, c->s->acc, (size_t)n * sizeof *before);
@@ -128,7 +128,7 @@ static void values_masked(const chunk *c)
 /* scores = scale Q K^T without OpenBLAS */
 static void scores_by_hand(const chunk *c, float scale)
 {
-    int64_t d = c->run->plan->problem.head_dim;
+    int64_t d = c->run->plan->problem->head_dim;
     for (int64_t i = 0; i < c->rows; i++)
         for (int64_t j = 0; j < c->keys; j++) {
             const float *q = (const float *)c->s->q + i * d;
@@ -142,7 +142,7 @@ static void scores_by_hand(const chunk *c, float scale)
 
 static void attend_chunk(const chunk *c)
 {
-    const hyperattn_problem *p = &c->run->plan->problem;
+    const hyperattn_problem *p = c->run->plan->problem;
     ha_scratch *s = c->s;
     int d = (int)p->head_dim, dv = (int)p->head_dim_v, blas = !ha_in_parallel();
     float scale = p->softmax_scale * HA_LOG2E;
@@ -163,7 +163,7 @@ static void attend_chunk(const chunk *c)
 
 static void attend_rows(ha_run *run, ha_unit *u, int64_t head, int64_t row0, int64_t rows)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     ha_scratch *s = &run->scratch[0];
     int64_t nk = u->layout->nk, causal = p->causal;
     int64_t last = causal ? row0 + nk - u->layout->nq + 1 : nk; /* keys of the first row */
@@ -196,7 +196,7 @@ void ha_exact_blas(ha_run *run)
 
 #else
 
-int ha_exact_blas_serves(const hyperattn_plan *plan)
+int ha_exact_blas_serves(const ha_plan *plan)
 {
     (void)plan;
     return 0;

@@ -9,7 +9,7 @@
 
 /* Whether a plan's exact attention goes this way: portable kernels, EXACT, a build with
  * OpenBLAS. */
-int ha_exact_blas_serves(const hyperattn_plan *plan);
+int ha_exact_blas_serves(const ha_plan *plan);
 
 /* Floats that it needs in a scratch's tile. */
 int64_t ha_exact_blas_scratch(int64_t ldacc);

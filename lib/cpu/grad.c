@@ -8,7 +8,7 @@
 int ha_grad_pack_rows(const ha_run *run, ha_scratch *s, const ha_rows *q, const ha_rows *dout,
                       int64_t rows)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const ha_arith *a = run->cpu->arith;
     int64_t panel = ha_round_up(rows, a->nr) / a->pair;
     a->load_q(s->rows_q, q, rows, p->head_dim);
@@ -20,7 +20,7 @@ int ha_grad_pack_rows(const ha_run *run, ha_scratch *s, const ha_rows *q, const 
 int ha_grad_pack_keys(const ha_run *run, ha_scratch *s, const ha_rows *k, const ha_rows *v,
                       int64_t keys)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const ha_arith *a = run->cpu->arith;
     a->pack_k(s->keys_k, k, keys, p->head_dim);
     a->pack_k(s->keys_v, v, keys, p->head_dim_v);
@@ -45,7 +45,7 @@ void ha_grad_load_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, int64
 /* The tile at row r and key x of a block. */
 static void run_tile(const ha_run *run, ha_scratch *s, const ha_grad_block *b, int64_t r, int64_t x)
 {
-    const hyperattn_problem *p = &run->plan->problem;
+    const hyperattn_problem *p = run->plan->problem;
     const ha_cpu_plan *cpu = run->cpu;
     const ha_arith *a = cpu->arith;
     int64_t rows = ha_min(a->gr, b->rows - r), keys = ha_min(a->gc, b->keys - x);

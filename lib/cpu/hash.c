@@ -19,9 +19,9 @@
 static void hash_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_rows rows,
                       int64_t first, int64_t end, float *proj)
 {
-    const int64_t d = run->plan->problem.head_dim, ld = run->cpu->ldproj;
+    const int64_t d = run->plan->problem->head_dim, ld = run->cpu->ldproj;
     const ha_kernels *kernels = ha_run_kernels(run);
-    const int r = run->plan->params.lsh_num_projs;
+    const int r = run->plan->params->lsh_num_projs;
     if (rows.dtype == HYPERATTN_F32) {
         int64_t whole = (end - first) / kernels->f32.mr * kernels->f32.mr;
         rows.first = first;
@@ -40,7 +40,7 @@ static void hash_rows(const ha_run *run, ha_scratch *s, const ha_unit *u, ha_row
 /* |v_j|^2 of keys [first, end), for V-norm sampling. */
 static void value_norms(const ha_run *run, ha_scratch *s, ha_unit *u, int64_t first, int64_t end)
 {
-    int64_t dv = run->plan->problem.head_dim_v;
+    int64_t dv = run->plan->problem->head_dim_v;
     const ha_arith *a = &ha_run_kernels(run)->f32;
     int64_t ld = ha_ldq(a, dv);
     for (int64_t x = first; x < end; x += HA_TASK_ROWS) {
@@ -68,10 +68,10 @@ static void hash_task(void *arg, int64_t i, int thread)
     i /= run->nunits;
     int64_t sides = 1 + run->cpu->group, side = i % sides, first = i / sides * HASH_ROWS;
     int64_t n = side ? u->layout->nq : u->layout->nk, end = ha_min(n, first + HASH_ROWS);
-    if (side && ha_is_sorted(&run->plan->params))
+    if (side && ha_is_sorted(run->plan->params))
         hash_rows(run, s, u, u->q[side - 1], first, end,
                   u->qproj + (side - 1) * n * run->cpu->ldproj);
-    else if (ha_is_sorted(&run->plan->params))
+    else if (ha_is_sorted(run->plan->params))
         hash_rows(run, s, u, u->k, first, end, u->kproj);
     if (!side && u->vnorm)
         value_norms(run, s, u, first, end);
@@ -80,8 +80,8 @@ static void hash_task(void *arg, int64_t i, int thread)
 
 static void make_directions(const ha_run *run, ha_scratch *s, ha_unit *u)
 {
-    const hyperattn_params *p = &run->plan->params;
-    int64_t d = run->plan->problem.head_dim;
+    const hyperattn_params *p = run->plan->params;
+    int64_t d = run->plan->problem->head_dim;
     ha_lsh_directions(s->acc, p->lsh_num_projs, d, p->seed, u->id);
     const ha_rows rows = {.base = s->acc, .stride = d, .dtype = HYPERATTN_F32};
     ha_run_kernels(run)->f32.pack_k(u->directions, &rows, p->lsh_num_projs, d);
@@ -90,10 +90,10 @@ static void make_directions(const ha_run *run, ha_scratch *s, ha_unit *u)
 void ha_hyper_hash(ha_run *run)
 {
     int64_t n = run->cpu->max.nq > run->cpu->max.nk ? run->cpu->max.nq : run->cpu->max.nk;
-    if (ha_is_sorted(&run->plan->params))
+    if (ha_is_sorted(run->plan->params))
         for (int64_t i = 0; i < run->nunits; i++)
             make_directions(run, &run->scratch[0], &run->units[i]);
-    ha_parallel_for(run->plan->ctx->nthreads,
+    ha_parallel_for(run->plan->device->nthreads,
                     run->nunits * (1 + run->cpu->group) * ((n + HASH_ROWS - 1) / HASH_ROWS),
                     hash_task, run);
 }
@@ -102,7 +102,7 @@ void ha_hyper_hash(ha_run *run)
 static void mean_of(const ha_run *run, float *mean, const float *proj, int64_t n)
 {
     double sum[HA_MAX_PROJS];
-    int r = run->plan->params.lsh_num_projs;
+    int r = run->plan->params->lsh_num_projs;
     if (!n || !ha_run_kernels(run)->column_sums(sum, proj, run->cpu->ldproj, n, r)) {
         ha_lsh_mean(mean, proj, run->cpu->ldproj, n, r);
         return;
@@ -120,7 +120,7 @@ static void rank_rows(const ha_run *run, uint16_t *rank, const float *proj, int6
     if (centre)
         mean_of(run, mean, proj, n);
     ha_run_kernels(run)->above_bits(rank, proj, run->cpu->ldproj, mean, n,
-                                    run->plan->params.lsh_num_projs);
+                                    run->plan->params->lsh_num_projs);
     ha_gray_ranks(rank, n);
 }
 
@@ -130,7 +130,7 @@ static void sort_keys(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rec
     int64_t at = rect->k0;
     rank_rows(run, u->krank + at, u->kproj + at * run->cpu->ldproj, rect->nk, 1);
     ha_counting_sort(u->korder + at, u->krank + at, rect->nk, at,
-                     (int64_t)1 << run->plan->params.lsh_num_projs, s->counts);
+                     (int64_t)1 << run->plan->params->lsh_num_projs, s->counts);
 }
 
 /* Running sums of the value norms in the rectangle's key order. */
@@ -146,7 +146,7 @@ static void sum_mass(const ha_run *run, ha_unit *u, const ha_rect *rect)
 static int owns_mass(const ha_run *run, const ha_unit *u, const ha_rect *rect)
 {
     const ha_layout *l = u->layout;
-    return !run->plan->params.block_mask || rect == &l->rects[l->wave[run->wave + 1] - 1];
+    return !run->plan->params->block_mask || rect == &l->rects[l->wave[run->wave + 1] - 1];
 }
 
 /* Run t of n rows cut into parts runs of step rows, or near-equal ones where step is 0. */
@@ -159,11 +159,11 @@ static int64_t run_bound(int64_t n, int64_t parts, int64_t step, int64_t t)
 static void sort_queries(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect,
                          int64_t head)
 {
-    const hyperattn_params *p = &run->plan->params;
+    const hyperattn_params *p = run->plan->params;
     int64_t base = head * u->layout->nq + rect->q0;
     uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
-    int64_t step = rect->nq == rect->nk || !ha_is_sorted(&run->plan->params) ? p->block_size : 0;
-    if (ha_is_sorted(&run->plan->params)) {
+    int64_t step = rect->nq == rect->nk || !ha_is_sorted(run->plan->params) ? p->block_size : 0;
+    if (ha_is_sorted(run->plan->params)) {
         rank_rows(run, u->qrank + base, u->qproj + base * run->cpu->ldproj, rect->nq, 1);
         ha_counting_sort(u->qorder + base, u->qrank + base, rect->nq, rect->q0,
                          (int64_t)1 << p->lsh_num_projs, s->counts);
@@ -178,7 +178,7 @@ static void sort_queries(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_
 static void sort_queries_strictly(const ha_run *run, ha_scratch *s, ha_unit *u, const ha_rect *rect,
                                   int64_t head)
 {
-    const hyperattn_params *p = &run->plan->params;
+    const hyperattn_params *p = run->plan->params;
     int64_t base = head * u->layout->nq + rect->q0, nbuckets = (int64_t)1 << p->lsh_num_projs;
     uint32_t *bounds = u->bounds + head * run->cpu->max.max_bounds + rect->bounds;
     uint32_t *block = s->counts + nbuckets + 1; /* of each bucket */
@@ -228,12 +228,12 @@ static void sort_side(ha_run *run, int64_t i, int64_t first, int64_t sides, int 
     i /= run->nunits;
     int64_t side = first + i % sides;
     const ha_rect *rect = wave_rect(run, u, i / sides);
-    int sorted = ha_is_sorted(&run->plan->params);
+    int sorted = ha_is_sorted(run->plan->params);
     if (rect && !side && sorted)
         sort_keys(run, s, u, rect);
     if (rect && !side && u->mass && owns_mass(run, u, rect))
         sum_mass(run, u, rect);
-    if (rect && side && sorted && run->plan->params.strict_causal)
+    if (rect && side && sorted && run->plan->params->strict_causal)
         sort_queries_strictly(run, s, u, rect, side - 1);
     else if (rect && side)
         sort_queries(run, s, u, rect, side - 1);
@@ -280,9 +280,9 @@ static void list_tasks(ha_run *run)
 
 void ha_hyper_sort(ha_run *run)
 {
-    int nthreads = run->plan->ctx->nthreads;
+    int nthreads = run->plan->device->nthreads;
     int64_t n = run->cpu->max.max_rects * run->nunits;
-    if (run->plan->params.strict_causal) { /* query runs need the keys' ranks */
+    if (run->plan->params->strict_causal) { /* query runs need the keys' ranks */
         ha_parallel_for(nthreads, n, sort_keys_task, run);
         ha_parallel_for(nthreads, n * run->cpu->group, sort_queries_task, run);
     } else

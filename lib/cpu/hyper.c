@@ -66,8 +66,8 @@ static double attend_columns(ha_run *run, ha_scratch *s, int64_t i, int thread, 
 {
     const ha_task *task = &run->tasks[i];
     const ha_state_rows at = ha_task_rows(run, task);
-    int64_t dv = run->plan->problem.head_dim_v;
-    int capped = run->plan->params.kappa_cap > 0, prepared = !capped;
+    int64_t dv = run->plan->problem->head_dim_v;
+    int capped = run->plan->params->kappa_cap > 0, prepared = !capped;
     ha_columns *now = &s->columns[0], *next = &s->columns[1];
     ha_walk w = ha_walk_begin(run, task);
     for (int more = ha_walk_next(&w, now); more;) {
@@ -76,7 +76,7 @@ static double attend_columns(ha_run *run, ha_scratch *s, int64_t i, int thread, 
         if (more)
             expect_columns(s, at.unit, next);
         else {
-            expect_task(run, s, i + run->plan->ctx->nthreads);
+            expect_task(run, s, i + run->plan->device->nthreads);
             if (final)
                 expect_out(s, &at);
         }
@@ -106,9 +106,9 @@ static void attend_task(void *arg, int64_t i, int thread, int final)
     ha_scratch *s = &run->scratch[thread];
     const ha_state_rows at = ha_task_rows(run, task);
     const ha_rows q = query_rows(&at);
-    int capped = run->plan->params.kappa_cap > 0;
+    int capped = run->plan->params->kappa_cap > 0;
     double clock = ha_clock(run->plan);
-    run->cpu->arith->load_q(s->q, &q, task->rows, run->plan->problem.head_dim);
+    run->cpu->arith->load_q(s->q, &q, task->rows, run->plan->problem->head_dim);
     clock = ha_clock_add(run, thread, HA_STAGE_GATHER, clock);
     if (task->rect->first || capped)
         ha_state_clear(run, s, task->rows);
@@ -139,7 +139,8 @@ static void final_task(void *arg, int64_t i, int thread)
 
 void ha_hyper_attend(ha_run *run, int final)
 {
-    if (run->plan->params.kappa_cap > 0)
+    if (run->plan->params->kappa_cap > 0)
         ha_cap_tau(run);
-    ha_parallel_for(run->plan->ctx->nthreads, run->ntasks, final ? final_task : middle_task, run);
+    ha_parallel_for(run->plan->device->nthreads, run->ntasks, final ? final_task : middle_task,
+                    run);
 }

@@ -15,7 +15,7 @@ ha_state_rows ha_task_rows(const ha_run *run, const ha_task *task)
         .head = task->head,
         .rows = task->rows,
         .first = first,
-        .index = ha_is_sorted(&run->plan->params) ? u->qorder + task->head * u->layout->nq + first
+        .index = ha_is_sorted(run->plan->params) ? u->qorder + task->head * u->layout->nq + first
                                                   : NULL,
     };
 }
@@ -100,5 +100,5 @@ void ha_state_finish(const ha_run *run, ha_scratch *s, const ha_state_rows *at)
     out.index = at->index;
     out.first = at->first;
     ha_run_kernels(run)->store_rows(&out, s->acc, run->cpu->ldacc, s->inv, at->rows,
-                                    run->plan->problem.head_dim_v);
+                                    run->plan->problem->head_dim_v);
 }

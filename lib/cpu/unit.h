@@ -9,7 +9,9 @@
 #include <stdatomic.h>
 
 #include "cpu/causal.h"
+#include "cpu/cpu_backend.h"
 #include "plan.h"
+#include "profile.h"
 #include "workspace.h"
 
 #define HA_LOG2E 1.44269504088896341f
@@ -134,7 +136,7 @@ typedef struct ha_slots {
 
 /* A forward or backward call. */
 typedef struct ha_run {
-    const hyperattn_plan *plan;
+    const ha_plan *plan;
     const ha_cpu_plan *cpu;
     int64_t nunits;      /* in flight */
     ha_unit *units;
@@ -164,7 +166,7 @@ static inline float *ha_sum_v(const ha_run *run, const ha_unit *u, int64_t copy,
 
 static inline const ha_kernels *ha_run_kernels(const ha_run *run)
 {
-    return run->plan->ctx->kernels;
+    return ha_cpu_kernels(run->plan);
 }
 
 /* Rows of a task in whole register blocks. */

@@ -4,13 +4,13 @@
 #include "int64.h"
 
 /* The predefined mask's key blocks for a query block. */
-static ha_blocks mask_blocks(const hyperattn_plan *plan, const ha_unit *u, const ha_rect *rect,
+static ha_blocks mask_blocks(const ha_plan *plan, const ha_unit *u, const ha_rect *rect,
                              int64_t head)
 {
-    const hyperattn_block_mask *mask = plan->params.block_mask;
-    int64_t rows = 1 + (plan->problem.seqlen_q - 1) / mask->query_block, row = rect->mask_row;
+    const hyperattn_block_mask *mask = plan->params->block_mask;
+    int64_t rows = 1 + (plan->problem->seqlen_q - 1) / mask->query_block, row = rect->mask_row;
     if (mask->per_head)
-        row += (u->head0 + head) % plan->problem.nheads * rows;
+        row += (u->head0 + head) % plan->problem->nheads * rows;
     return (ha_blocks){
         .block = mask->key_blocks + mask->row_start[row],
         .n = mask->row_start[row + 1] - mask->row_start[row],
@@ -23,8 +23,8 @@ static ha_blocks mask_blocks(const hyperattn_plan *plan, const ha_unit *u, const
 ha_sampler ha_walk_sampler(const ha_run *run, const ha_unit *u, const ha_rect *rect, int64_t head,
                             const int64_t *t)
 {
-    const hyperattn_params *p = &run->plan->params;
-    ha_blocks exact = {.block = t, .n = ha_is_sorted(&run->plan->params), .width = p->block_size,
+    const hyperattn_params *p = run->plan->params;
+    ha_blocks exact = {.block = t, .n = ha_is_sorted(run->plan->params), .width = p->block_size,
                        .total = rect->nk};
     if (p->block_mask)
         exact = mask_blocks(run->plan, u, rect, head);

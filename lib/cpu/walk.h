@@ -36,7 +36,7 @@ static inline uint32_t ha_key_at(const ha_run *run, const ha_unit *u, const ha_r
                                  int64_t position)
 {
     int64_t place = rect->k0 + position;
-    return ha_is_sorted(&run->plan->params) ? u->korder[place] : (uint32_t)place;
+    return ha_is_sorted(run->plan->params) ? u->korder[place] : (uint32_t)place;
 }
 
 #endif
