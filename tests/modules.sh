@@ -45,7 +45,7 @@ exit status $?"
     esac
 }
 
-user=$top_builddir/tests/module_user
+user=$(cd "$top_builddir/tests" && pwd)/module_user
 mkdir "$work/lib"
 cp "$top_builddir/lib/.libs/$dlname" "$work/lib"
 module path
@@ -132,7 +132,6 @@ module path
 LD_LIBRARY_PATH=$work/hostile expect "LD_LIBRARY_PATH" 'cpu *(*) \[\]' auto
 (
     cd "$work/hostile"
-    user=$(cd "$OLDPWD" && cd "$(dirname "$user")" && pwd)/module_user
     for relative in . ../hostile hostile; do
         HYPERATTN_MODULE_PATH=$relative expect "a relative path, auto" \
             'cpu *(HYPERATTN_MODULE_PATH is not an absolute path: ignored*) \[\]' auto
