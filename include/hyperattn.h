@@ -214,8 +214,10 @@ HYPERATTN_API size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int ba
 /* ---- run ----------------------------------------------------------------------------------- */
 
 /* out and, unless NULL, lse (natural log of the softmax denominator). A row that sees no key gives
- * zeros and lse = -inf. out and lse must not overlap q, k, v or each other. workspace NULL: taken
- * from the context's allocator for this call; otherwise nothing is allocated. */
+ * zeros and lse = -inf. Weighted rows of v are summed before the sum is divided, so the largest |v|
+ * times the number of keys must be below FLT_MAX. out and lse must not overlap q, k, v or each
+ * other. workspace NULL: taken from the context's allocator for this call; otherwise nothing is
+ * allocated. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q,
                                                  const void *k, const void *v, void *out,
                                                  float *lse, void *workspace);

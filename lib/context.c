@@ -52,8 +52,6 @@ void hyperattn_ctx_params_init(hyperattn_ctx_params *params)
 
 static hyperattn_status check(const hyperattn_ctx_params *p)
 {
-    if ((unsigned)p->backend > HYPERATTN_BACKEND_CUDA)
-        return ha_fail(HYPERATTN_EINVAL, "backend is %d, not a hyperattn_backend", (int)p->backend);
     if (p->nthreads < 0 || p->nthreads > MAX_THREADS)
         return ha_fail(HYPERATTN_EINVAL, "nthreads is %d, must be 0..%d", p->nthreads, MAX_THREADS);
     if (p->device < 0)

@@ -76,6 +76,7 @@ hyperattn_status ha_registry_open(hyperattn_ctx *ctx, hyperattn_backend request)
     switch (request) {
     case HYPERATTN_BACKEND_CPU: return open_backend(ctx, &ha_backend_cpu);
     case HYPERATTN_BACKEND_CUDA: return open_module(ctx);
-    default: return open_best(ctx);
+    case HYPERATTN_BACKEND_AUTO: return open_best(ctx);
     }
+    return ha_fail(HYPERATTN_EINVAL, "backend is %d, not a hyperattn_backend", (int)request);
 }

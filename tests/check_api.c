@@ -204,6 +204,30 @@ START_TEST(auto_is_exact)
 }
 END_TEST
 
+/* At the largest scale there is, whose product with log2(e) is finite too: all scores are 0. */
+START_TEST(the_largest_scale_gives_numbers)
+{
+    hyperattn_problem problem;
+    hyperattn_problem_init(&problem);
+    problem.seqlen_q = 8;
+    problem.head_dim = 4;
+    float q[8 * 4] = {0}, x[8 * 4], out[8 * 4];
+    for (int e = 0; e < 8 * 4; e++)
+        x[e] = 1;
+    hyperattn_ctx *ctx = default_ctx();
+    for (int sign = -1; sign <= 1; sign += 2) {
+        hyperattn_plan *plan;
+        problem.softmax_scale = (float)sign * 2.3586e38f;
+        ck_ok(hyperattn_plan_create(&plan, ctx, &problem, NULL));
+        ck_ok(hyperattn_forward(plan, q, x, x, out, NULL, NULL));
+        for (int e = 0; e < 8 * 4; e++)
+            ck_assert_msg(out[e] == 1, "%g", (double)out[e]);
+        hyperattn_plan_destroy(plan);
+    }
+    hyperattn_ctx_destroy(ctx);
+}
+END_TEST
+
 START_TEST(a_named_method_is_kept)
 {
     ck_assert_int_eq(chosen(HYPERATTN_EXACT, 1048576, 1), HYPERATTN_EXACT);
@@ -264,6 +288,7 @@ int main(void)
     tcase_add_test(topic, backend_from_the_environment);
     tcase_add_test(topic, auto_is_exact);
     tcase_add_test(topic, a_named_method_is_kept);
+    tcase_add_test(topic, the_largest_scale_gives_numbers);
     tcase_add_test(topic, a_plan_copies_what_it_was_given);
     return topic_end();
 }
