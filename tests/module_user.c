@@ -61,8 +61,10 @@ static hyperattn_ctx *open_ctx(hyperattn_backend backend, int device)
     return ctx;
 }
 
+/* The text of an earlier failure, which a success leaves alone, is printed too. */
 static int describe(hyperattn_backend backend, int device)
 {
+    ha.ctx_create(NULL, NULL);
     hyperattn_ctx *ctx = open_ctx(backend, device);
     if (ctx)
         printf("%s %s (%s) [%s]\n", ha.ctx_backend(ctx), ha.ctx_isa(ctx), ha.ctx_reason(ctx),

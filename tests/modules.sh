@@ -54,16 +54,16 @@ export HYPERATTN_MODULE_PATH
 
 # ---- which file ----------------------------------------------------------------------------------
 
-expect "no module, auto" 'cpu *(*) \[\]' auto
+expect "no module, auto" 'cpu *(*) \[ctx is NULL\]' auto
 expect "no module, cuda" 'status -4: there is no libhyperattn-cuda.so in *' cuda
 case $out in *HYPERATTN*) failed=1 ;; esac
 HYPERATTN_BACKEND=cuda expect "no module, by the environment" \
     'status -4: there is no libhyperattn-cuda.so in *' auto
 
 module path exact
-expect "a module, auto" 'cuda fake0 (queries: 1) \[\]' auto
-expect "a module, cuda" 'cuda fake3 (queries: 1) \[\]' cuda 3
-expect "a module, cpu" 'cpu * \[\]' cpu
+expect "a module, auto" 'cuda fake0 (queries: 1) \[ctx is NULL\]' auto
+expect "a module, cuda" 'cuda fake3 (queries: 1) \[ctx is NULL\]' cuda 3
+expect "a module, cpu" 'cpu * \[ctx is NULL\]' cpu
 HYPERATTN_BACKEND=cpu expect "the environment says cpu" 'cpu *' auto
 HYPERATTN_BACKEND=cpu expect "a request is above the environment" 'cuda fake0 *' cuda
 HYPERATTN_BACKEND=cuda expect "the environment says cuda" 'cuda fake0 *' auto
@@ -73,7 +73,7 @@ expect "threads" '8 of 8' threads
 
 cp "$modules/exact.so" "$work/lib/libhyperattn-cuda.so"
 unset HYPERATTN_MODULE_PATH
-expect "beside the library" 'cuda fake0 (queries: 1) \[\]' cuda
+expect "beside the library" 'cuda fake0 (queries: 1) \[ctx is NULL\]' cuda
 export HYPERATTN_MODULE_PATH="$work/path"
 module path
 expect "beside the library, the path being empty" 'cuda fake0 *' cuda
@@ -94,7 +94,7 @@ same' compute
 # refused STATUS TEXT: with cuda that status and text, with auto the CPU and the text as its reason.
 refused() {
     expect "cuda, $2" "status $1: *$2*" cuda
-    expect "auto, $2" "cpu *(*$2*) \[\]*" auto
+    expect "auto, $2" "cpu *(*$2*) \[ctx is NULL\]*" auto
 }
 
 module path broken
@@ -121,7 +121,7 @@ refused -4 "$path: *"
 
 module path exact
 expect "no such device, cuda" 'status -4: device 9 is not there' cuda 9
-expect "no such device, auto" 'cpu *(device 9 is not there*) \[\]' auto 9
+expect "no such device, auto" 'cpu *(device 9 is not there*) \[ctx is NULL\]' auto 9
 
 # ---- what is never loaded ------------------------------------------------------------------------
 
@@ -129,12 +129,12 @@ module path broken
 expect "code of a module that is taken runs" '*ran' auto
 module hostile broken
 module path
-LD_LIBRARY_PATH=$work/hostile expect "LD_LIBRARY_PATH" 'cpu *(*) \[\]' auto
+LD_LIBRARY_PATH=$work/hostile expect "LD_LIBRARY_PATH" 'cpu *(*) \[ctx is NULL\]' auto
 (
     cd "$work/hostile"
     for relative in . ../hostile hostile; do
         HYPERATTN_MODULE_PATH=$relative expect "a relative path, auto" \
-            'cpu *(HYPERATTN_MODULE_PATH is not an absolute path: ignored*) \[\]' auto
+            'cpu *(HYPERATTN_MODULE_PATH is not an absolute path: ignored*) \[ctx is NULL\]' auto
         HYPERATTN_MODULE_PATH=$relative expect "a relative path, cuda" \
             'status -4: there is no *; HYPERATTN_MODULE_PATH is not an absolute path: ignored' cuda
     done
@@ -151,7 +151,7 @@ if [ -n "${EMULATOR-}" ] || [ -z "$other" ] || ! chgrp "$other" "$work/secure" 2
     echo "not tested: secure execution, which this system or user does not give"
 else
     user=$work/secure
-    HYPERATTN_MODULE_PATH=$work/hostile expect "secure execution" 'cpu *(*) \[\]' auto
+    HYPERATTN_MODULE_PATH=$work/hostile expect "secure execution" 'cpu *(*) \[ctx is NULL\]' auto
 fi
 
 echo "$cases cases, and six of relative paths"
