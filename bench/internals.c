@@ -6,7 +6,7 @@
 
 int context_threads(const hyperattn_ctx *ctx)
 {
-    return ctx->nthreads;
+    return ctx->device.nthreads;
 }
 
 int default_threads(void)

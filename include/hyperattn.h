@@ -7,9 +7,10 @@
  * units, defaults and ownership.
  *
  * Conventions: sizes and strides are int64_t and count elements; tensors are row-major and their
- * last dimension is contiguous; every struct starts with struct_size, which its _init function
- * fills. The library never aborts, exits, prints (unless HYPERATTN_LOG asks for it) or writes to
- * its inputs.
+ * last dimension is contiguous. Every struct starts with struct_size, which its _init function
+ * fills: a smaller one is taken as an earlier version's, whose missing fields have their defaults,
+ * a larger one gives HYPERATTN_EVERSION. The library never aborts, exits, prints (unless
+ * HYPERATTN_LOG asks for it), changes errno or writes to its inputs.
  */
 #ifndef HYPERATTN_H
 #define HYPERATTN_H
@@ -38,7 +39,7 @@ typedef enum hyperattn_status {
     HYPERATTN_EINVAL = -1,   /* an argument breaks a documented rule */
     HYPERATTN_ENOTSUP = -2,  /* valid, but this backend or build cannot do it */
     HYPERATTN_ENOMEM = -3,   /* the allocator returned NULL */
-    HYPERATTN_EBACKEND = -4, /* the requested backend is missing or unusable */
+    HYPERATTN_EBACKEND = -4, /* the requested backend is missing, unusable, or failed */
     HYPERATTN_EVERSION = -5  /* header and library, or library and module, do not match */
 } hyperattn_status;
 
@@ -61,14 +62,15 @@ typedef enum hyperattn_dtype {
 } hyperattn_dtype;
 
 typedef enum hyperattn_method {
-    HYPERATTN_AUTO,  /* exact where it is no slower, HYPER elsewhere */
+    HYPERATTN_AUTO,  /* EXACT: no approximation is made that was not asked for */
     HYPERATTN_EXACT, /* tiled softmax attention */
     HYPERATTN_HYPER  /* HyperAttention */
 } hyperattn_method;
 
 typedef enum hyperattn_backend {
-    HYPERATTN_BACKEND_AUTO,
-    HYPERATTN_BACKEND_CPU
+    HYPERATTN_BACKEND_AUTO, /* CUDA if its module is there and can serve, else CPU */
+    HYPERATTN_BACKEND_CPU,
+    HYPERATTN_BACKEND_CUDA  /* the module libhyperattn-cuda.so */
 } hyperattn_backend;
 
 /* How the keys that a query block attends to exactly are found, where no block_mask is given. */
@@ -80,7 +82,7 @@ typedef enum hyperattn_heavy {
 /* How the columns beside the exact block are drawn. */
 typedef enum hyperattn_sampling {
     HYPERATTN_SAMPLING_UNIFORM, /* stratified without replacement, afresh for each query block */
-    HYPERATTN_SAMPLING_VNORM    /* with replacement, probability proportional to |v_j|^2 (Algorithm 3) */
+    HYPERATTN_SAMPLING_VNORM    /* with replacement, in proportion to |v_j|^2 (Algorithm 3) */
 } hyperattn_sampling;
 
 /* ---- context ------------------------------------------------------------------------------- */
@@ -93,6 +95,8 @@ typedef struct hyperattn_ctx_params {
     size_t struct_size;
     hyperattn_backend backend; /* default HYPERATTN_BACKEND_AUTO */
     int nthreads;              /* 0 (default): what OpenMP would take; 1: no parallel region */
+    int device;                /* number of a CUDA device, default 0; with _CPU it must be 0 */
+    void *stream;              /* its cudaStream_t, default NULL; with _CPU it must be NULL */
     /* Both NULL (default: posix_memalign and free) or both set. alloc returns size
      * bytes aligned to align, or NULL. They are called from the thread that calls the library. */
     void *(*alloc)(size_t align, size_t size, void *user);
@@ -109,7 +113,7 @@ HYPERATTN_API hyperattn_status hyperattn_ctx_create(hyperattn_ctx **ctx,
 /* Every plan of the context must be destroyed first. NULL is ignored. */
 HYPERATTN_API void hyperattn_ctx_destroy(hyperattn_ctx *ctx);
 
-HYPERATTN_API const char *hyperattn_ctx_backend(const hyperattn_ctx *ctx); /* "cpu" */
+HYPERATTN_API const char *hyperattn_ctx_backend(const hyperattn_ctx *ctx); /* "cpu", "cuda" */
 HYPERATTN_API const char *hyperattn_ctx_isa(const hyperattn_ctx *ctx); /* "ref", "avx2", ... */
 /* Why a better backend or level was not taken, or "". */
 HYPERATTN_API const char *hyperattn_ctx_reason(const hyperattn_ctx *ctx);
@@ -136,7 +140,7 @@ typedef struct hyperattn_problem {
     int64_t head_dim_v; /* default 0: head_dim */
     hyperattn_dtype dtype; /* of q, k, v and out; default HYPERATTN_F32 */
     int causal;            /* 0 (default) or 1: row i sees keys j <= i + seqlen_k - seqlen_q */
-    float softmax_scale;   /* default 0: 1/sqrt(head_dim) */
+    float softmax_scale;   /* default 0: 1/sqrt(head_dim); at most FLT_MAX / log2(e), either sign */
     /* Strides in elements of batch, head and row; all zero (default): packed. */
     int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];
     /* Ragged batches: both NULL (default), or batch + 1 prefix sums each, starting at 0. Sequence b
@@ -163,7 +167,7 @@ typedef struct hyperattn_block_mask {
 
 HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 
-/* How it is computed. EXACT reads only method. */
+/* How it is computed. EXACT reads only method; AUTO checks the other fields as HYPER does. */
 typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */
@@ -200,7 +204,7 @@ HYPERATTN_API hyperattn_status hyperattn_plan_create(hyperattn_plan **plan, hype
                                                      const hyperattn_params *params);
 HYPERATTN_API void hyperattn_plan_destroy(hyperattn_plan *plan);
 
-/* What HYPERATTN_AUTO became. */
+/* EXACT or HYPER: what HYPERATTN_AUTO became. */
 HYPERATTN_API hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan);
 
 /* Bytes of workspace that one hyperattn_forward (backward 0) or hyperattn_backward (1) call needs.
@@ -210,8 +214,10 @@ HYPERATTN_API size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int ba
 /* ---- run ----------------------------------------------------------------------------------- */
 
 /* out and, unless NULL, lse (natural log of the softmax denominator). A row that sees no key gives
- * zeros and lse = -inf. out and lse must not overlap q, k, v or each other. workspace NULL: taken
- * from the context's allocator for this call; otherwise nothing is allocated. */
+ * zeros and lse = -inf. Weighted rows of v are summed before the sum is divided, so the largest |v|
+ * times the number of keys must be below FLT_MAX. out and lse must not overlap q, k, v or each
+ * other. workspace NULL: taken from the context's allocator for this call; otherwise nothing is
+ * allocated. */
 HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q,
                                                  const void *k, const void *v, void *out,
                                                  float *lse, void *workspace);

@@ -2,6 +2,8 @@
  *
  * The calls that touch tensors: pointers are checked here, the backend does the rest.
  */
+#include "keep_errno.h"
+#include "overlap.h"
 #include "plan.h"
 #include "problem.h"
 #include "status.h"
@@ -15,112 +17,118 @@ const char *hyperattn_version(void)
         HYPERATTN_VERSION_PATCH);
 }
 
-/* A range of memory that a call reads or writes. Of each `period` bytes only the first `used` are;
- * 0: all are. */
-typedef struct range {
+static size_t element_size(const hyperattn_problem *p)
+{
+    return p->dtype == HYPERATTN_F32 ? 4 : 2;
+}
+
+/* Memory that a call reads or writes. */
+typedef struct operand {
     const char *name;
-    const void *ptr;
-    size_t bytes;
+    ha_region region;
     int written;
-    size_t period, used;
-} range;
+} operand;
 
-/* Its rows recur with the row stride, if the heads of one row lie within it. */
-static range tensor(const char *name, const void *ptr, size_t bytes, const hyperattn_problem *p,
-                    const int64_t stride[3], int64_t heads, int64_t dim)
+static operand tensor(const char *name, const void *ptr, size_t bytes, const hyperattn_problem *p,
+                      const int64_t stride[3], const int64_t size[3])
 {
-    size_t size = p->dtype == HYPERATTN_F32 ? 4 : 2;
-    int64_t used = (heads - 1) * stride[1] + dim;
-    int one = p->batch == 1 || p->cu_seqlens_q;
-    range r = {.name = name, .ptr = ptr, .bytes = bytes};
-    if (used <= stride[2] && (one || stride[0] % stride[2] == 0)) {
-        r.period = (size_t)stride[2] * size;
-        r.used = (size_t)used * size;
-    }
-    return r;
+    return (operand){
+        .name = name,
+        .region = {.ptr = ptr,
+                   .bytes = bytes,
+                   .element = element_size(p),
+                   .size = {p->cu_seqlens_q ? 1 : p->batch, size[0], size[1], size[2]},
+                   .stride = {stride[0], stride[1], stride[2], 1}},
+    };
 }
 
-static range like_q(const hyperattn_plan *plan, const char *name, const void *ptr)
+static int64_t rows_q(const hyperattn_problem *p)
+{
+    return p->cu_seqlens_q ? p->cu_seqlens_q[p->batch] : p->seqlen_q;
+}
+
+static int64_t rows_k(const hyperattn_problem *p)
+{
+    return p->cu_seqlens_k ? p->cu_seqlens_k[p->batch] : p->seqlen_k;
+}
+
+static operand like_q(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.q, p, p->q_stride, p->nheads, p->head_dim);
+    const int64_t size[] = {p->nheads, rows_q(p), p->head_dim};
+    return tensor(name, ptr, plan->view.bytes.q, p, p->q_stride, size);
 }
 
-static range like_k(const hyperattn_plan *plan, const char *name, const void *ptr)
+static operand like_k(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.k, p, p->k_stride, p->nheads_kv, p->head_dim);
+    const int64_t size[] = {p->nheads_kv, rows_k(p), p->head_dim};
+    return tensor(name, ptr, plan->view.bytes.k, p, p->k_stride, size);
 }
 
-static range like_v(const hyperattn_plan *plan, const char *name, const void *ptr)
+static operand like_v(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.v, p, p->v_stride, p->nheads_kv, p->head_dim_v);
+    const int64_t size[] = {p->nheads_kv, rows_k(p), p->head_dim_v};
+    return tensor(name, ptr, plan->view.bytes.v, p, p->v_stride, size);
 }
 
-static range like_out(const hyperattn_plan *plan, const char *name, const void *ptr)
+static operand like_out(const hyperattn_plan *plan, const char *name, const void *ptr)
 {
     const hyperattn_problem *p = &plan->problem;
-    return tensor(name, ptr, plan->bytes.out, p, p->out_stride, p->nheads, p->head_dim_v);
+    const int64_t size[] = {p->nheads, rows_q(p), p->head_dim_v};
+    return tensor(name, ptr, plan->view.bytes.out, p, p->out_stride, size);
 }
 
-static range written(range r)
+static operand written(operand o)
 {
-    r.written = 1;
-    return r;
+    o.written = 1;
+    return o;
 }
 
-static range array(const char *name, const void *ptr, size_t bytes)
+static operand array(const char *name, const void *ptr, size_t bytes)
 {
-    return (range){.name = name, .ptr = ptr, .bytes = ptr ? bytes : 0};
+    return (operand){.name = name, .region = {.ptr = ptr, .bytes = bytes}};
 }
 
-/* Whether two ranges lie in the gaps of each other, as q, k and v do in one array of rows. */
-static int interleave(const range *a, const range *b)
+/* An array that the caller may leave out. */
+static operand optional(const char *name, const void *ptr, size_t bytes)
 {
-    if (!a->period || a->period != b->period)
-        return 0;
-    if ((uintptr_t)b->ptr < (uintptr_t)a->ptr)
-        return interleave(b, a);
-    size_t apart = (size_t)((uintptr_t)b->ptr - (uintptr_t)a->ptr);
-    apart %= a->period;
-    return a->used <= apart && apart + b->used <= a->period;
-}
-
-static int overlap(const range *a, const range *b)
-{
-    uintptr_t x = (uintptr_t)a->ptr, y = (uintptr_t)b->ptr;
-    return x < y + b->bytes && y < x + a->bytes && !interleave(a, b);
+    return array(name, ptr, ptr ? bytes : 0);
 }
 
 /* What a call writes must not overlap anything else it is given. */
-static hyperattn_status check_ranges(const range *r, int n)
+static hyperattn_status check_overlaps(const operand *o, int n)
 {
     for (int i = 0; i < n; i++)
         for (int j = 0; j < i; j++)
-            if ((r[i].written || r[j].written) && overlap(&r[i], &r[j]))
+            if ((o[i].written || o[j].written) && ha_overlap(&o[i].region, &o[j].region))
                 return ha_fail(HYPERATTN_EINVAL,
-                               "%s at %p (%zu bytes) overlaps %s at %p (%zu bytes)", r[i].name,
-                               r[i].ptr, r[i].bytes, r[j].name, r[j].ptr, r[j].bytes);
+                               "%s at %p (%zu bytes) overlaps %s at %p (%zu bytes)", o[i].name,
+                               o[i].region.ptr, o[i].region.bytes, o[j].name, o[j].region.ptr,
+                               o[j].region.bytes);
     return HYPERATTN_OK;
 }
 
-/* A range may be NULL only if it is empty. */
-static hyperattn_status check_pointers(const range *r, int n, size_t align)
+/* An operand may be NULL only if it is empty. */
+static hyperattn_status check_pointers(const operand *o, int n, size_t align)
 {
     for (int i = 0; i < n; i++) {
-        if (!r[i].ptr && r[i].bytes)
-            return ha_fail(HYPERATTN_EINVAL, "%s is NULL", r[i].name);
-        if ((uintptr_t)r[i].ptr % align)
-            return ha_fail(HYPERATTN_EINVAL, "%s is %p, not aligned to %zu bytes", r[i].name,
-                           r[i].ptr, align);
+        const void *ptr = o[i].region.ptr;
+        if (!ptr && o[i].region.bytes)
+            return ha_fail(HYPERATTN_EINVAL, "%s is NULL", o[i].name);
+        if ((uintptr_t)ptr % align)
+            return ha_fail(HYPERATTN_EINVAL, "%s is %p, not aligned to %zu bytes", o[i].name, ptr,
+                           align);
     }
     return HYPERATTN_OK;
 }
 
-/* Memory for a call whose caller brings none. */
+/* Memory for a call whose caller brings none; NULL if the backend finds its own. */
 static hyperattn_status borrow(const hyperattn_plan *plan, size_t bytes, void **own)
 {
+    if (plan->ctx->backend->workspace == HA_MEMORY_DEVICE)
+        bytes = 0;
     *own = bytes ? ha_alloc(plan->ctx, bytes) : NULL;
     return bytes && !*own ? HYPERATTN_ENOMEM : HYPERATTN_OK;
 }
@@ -128,28 +136,29 @@ static hyperattn_status borrow(const hyperattn_plan *plan, size_t bytes, void **
 hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, const void *k,
                                    const void *v, void *out, float *lse, void *workspace)
 {
+    HA_KEEP_ERRNO;
     if (!plan)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
-    size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
-    const range tensors[] = {
+    size_t element = element_size(&plan->problem);
+    const operand tensors[] = {
         like_q(plan, "q", q),
         like_k(plan, "k", k),
         like_v(plan, "v", v),
         written(like_out(plan, "out", out)),
-        written(array("lse", lse, plan->bytes.lse)),
-        written(array("workspace", workspace, plan->workspace)),
+        written(optional("lse", lse, plan->view.bytes.lse)),
+        written(optional("workspace", workspace, plan->view.workspace)),
     };
     hyperattn_status status;
     if ((status = check_pointers(tensors, 4, element)) ||
         (status = check_pointers(tensors + 4, 1, sizeof(float))) ||
-        (status = check_pointers(tensors + 5, 1, 64)) || (status = check_ranges(tensors, 6)))
+        (status = check_pointers(tensors + 5, 1, 64)) || (status = check_overlaps(tensors, 6)))
         return status;
 
     void *own = NULL;
-    if ((status = borrow(plan, workspace ? 0 : plan->workspace, &own)))
+    if ((status = borrow(plan, workspace ? 0 : plan->view.workspace, &own)))
         return status;
     const ha_tensors t = {q, k, v, out, lse};
-    status = plan->ctx->backend->forward(plan, &t, workspace ? workspace : own);
+    status = plan->ctx->backend->forward(&plan->view, &t, workspace ? workspace : own);
     ha_free(plan->ctx, own);
     return status;
 }
@@ -159,10 +168,11 @@ hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, c
                                     const void *dout, void *dq, void *dk, void *dv,
                                     void *workspace)
 {
+    HA_KEEP_ERRNO;
     if (!plan)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
-    size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
-    const range tensors[] = {
+    size_t element = element_size(&plan->problem);
+    const operand tensors[] = {
         like_q(plan, "q", q),
         like_k(plan, "k", k),
         like_v(plan, "v", v),
@@ -171,20 +181,20 @@ hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, c
         written(like_q(plan, "dq", dq)),
         written(like_k(plan, "dk", dk)),
         written(like_v(plan, "dv", dv)),
-        {.name = "lse", .ptr = lse, .bytes = plan->bytes.lse},
-        written(array("workspace", workspace, plan->workspace_backward)),
+        array("lse", lse, plan->view.bytes.lse),
+        written(optional("workspace", workspace, plan->view.workspace_backward)),
     };
     hyperattn_status status = ha_problem_check_gradients(&plan->problem);
     if (status || (status = check_pointers(tensors, 8, element)) ||
         (status = check_pointers(tensors + 8, 1, sizeof(float))) ||
-        (status = check_pointers(tensors + 9, 1, 64)) || (status = check_ranges(tensors, 10)))
+        (status = check_pointers(tensors + 9, 1, 64)) || (status = check_overlaps(tensors, 10)))
         return status;
 
     void *own = NULL;
-    if ((status = borrow(plan, workspace ? 0 : plan->workspace_backward, &own)))
+    if ((status = borrow(plan, workspace ? 0 : plan->view.workspace_backward, &own)))
         return status;
     const ha_gradients t = {q, k, v, out, lse, dout, dq, dk, dv};
-    status = plan->ctx->backend->backward(plan, &t, workspace ? workspace : own);
+    status = plan->ctx->backend->backward(&plan->view, &t, workspace ? workspace : own);
     ha_free(plan->ctx, own);
     return status;
 }
@@ -192,19 +202,20 @@ hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, c
 hyperattn_status hyperattn_merge(const hyperattn_plan *plan, void *out, float *lse,
                                  const void *out2, const float *lse2)
 {
+    HA_KEEP_ERRNO;
     if (!plan)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
-    size_t element = plan->problem.dtype == HYPERATTN_F32 ? 4 : 2;
-    const range tensors[] = {
+    size_t element = element_size(&plan->problem);
+    const operand tensors[] = {
         written(like_out(plan, "out", out)),
         like_out(plan, "out2", out2),
-        {.name = "lse", .ptr = lse, .bytes = plan->bytes.lse, .written = 1},
-        {.name = "lse2", .ptr = lse2, .bytes = plan->bytes.lse},
+        written(array("lse", lse, plan->view.bytes.lse)),
+        array("lse2", lse2, plan->view.bytes.lse),
     };
     hyperattn_status status;
     if ((status = check_pointers(tensors, 2, element)) ||
         (status = check_pointers(tensors + 2, 2, sizeof(float))) ||
-        (status = check_ranges(tensors, 4)))
+        (status = check_overlaps(tensors, 4)))
         return status;
-    return plan->ctx->backend->merge(plan, out, lse, out2, lse2);
+    return plan->ctx->backend->merge(&plan->view, out, lse, out2, lse2);
 }

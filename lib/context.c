@@ -3,8 +3,11 @@
 
 #include <stdlib.h>
 
+#include "keep_errno.h"
 #include "parallel.h"
+#include "registry.h"
 #include "status.h"
+#include "struct_size.h"
 
 #define MAX_THREADS 4096
 
@@ -35,6 +38,12 @@ void ha_free(const hyperattn_ctx *ctx, void *ptr)
         ctx->free(ptr, ctx->user);
 }
 
+#define FIELD(name) offsetof(hyperattn_ctx_params, name)
+static const size_t fields[] = {FIELD(backend), FIELD(nthreads), FIELD(device), FIELD(stream),
+                                FIELD(alloc),   FIELD(free),     FIELD(user)};
+static const ha_struct kind = {"hyperattn_ctx_params", sizeof(hyperattn_ctx_params), fields,
+                               sizeof fields / sizeof *fields};
+
 void hyperattn_ctx_params_init(hyperattn_ctx_params *params)
 {
     if (params)
@@ -43,56 +52,67 @@ void hyperattn_ctx_params_init(hyperattn_ctx_params *params)
 
 static hyperattn_status check(const hyperattn_ctx_params *p)
 {
-    if (p->struct_size != sizeof *p)
-        return ha_fail(HYPERATTN_EINVAL, "hyperattn_ctx_params.struct_size is %zu, must be %zu",
-                       p->struct_size, sizeof *p);
-    if (p->backend != HYPERATTN_BACKEND_AUTO && p->backend != HYPERATTN_BACKEND_CPU)
-        return ha_fail(HYPERATTN_EINVAL, "backend is %d, not a hyperattn_backend", (int)p->backend);
     if (p->nthreads < 0 || p->nthreads > MAX_THREADS)
         return ha_fail(HYPERATTN_EINVAL, "nthreads is %d, must be 0..%d", p->nthreads, MAX_THREADS);
+    if (p->device < 0)
+        return ha_fail(HYPERATTN_EINVAL, "device is %d, must not be negative", p->device);
+    if (p->backend == HYPERATTN_BACKEND_CPU && p->device)
+        return ha_fail(HYPERATTN_EINVAL, "device is %d, but backend is HYPERATTN_BACKEND_CPU",
+                       p->device);
+    if (p->backend == HYPERATTN_BACKEND_CPU && p->stream)
+        return ha_fail(HYPERATTN_EINVAL, "stream is %p, but backend is HYPERATTN_BACKEND_CPU",
+                       p->stream);
     if (!p->alloc != !p->free)
         return ha_fail(HYPERATTN_EINVAL, "%s is NULL and %s is not: set both or none",
                        p->alloc ? "free" : "alloc", p->alloc ? "alloc" : "free");
     return HYPERATTN_OK;
 }
 
+static int threads_of(const hyperattn_ctx_params *p)
+{
+    int n = p->nthreads ? p->nthreads : ha_default_threads();
+    return n < MAX_THREADS ? n : MAX_THREADS;
+}
+
 hyperattn_status hyperattn_ctx_create(hyperattn_ctx **out, const hyperattn_ctx_params *params)
 {
+    HA_KEEP_ERRNO;
     if (!out)
         return ha_fail(HYPERATTN_EINVAL, "ctx is NULL");
     *out = NULL;
-    hyperattn_ctx_params defaults;
-    hyperattn_ctx_params_init(&defaults);
-    const hyperattn_ctx_params *p = params ? params : &defaults;
-    hyperattn_status status = check(p);
-    if (status)
+    hyperattn_ctx_params p;
+    hyperattn_ctx_params_init(&p);
+    hyperattn_status status = params ? ha_struct_read(&p, params, &kind) : HYPERATTN_OK;
+    if (status || (status = check(&p)))
         return status;
 
-    hyperattn_ctx ctx = {
-        .nthreads = p->nthreads ? p->nthreads : ha_default_threads(),
-        .alloc = p->alloc ? p->alloc : default_alloc,
-        .free = p->free ? p->free : default_free,
-        .user = p->user,
+    hyperattn_ctx draft = {
+        .device = {.nthreads = threads_of(&p), .device = p.device, .stream = p.stream},
+        .alloc = p.alloc ? p.alloc : default_alloc,
+        .free = p.free ? p.free : default_free,
+        .user = p.user,
     };
-    if (ctx.nthreads > MAX_THREADS)
-        ctx.nthreads = MAX_THREADS;
-    status = ha_backend_choose(&ctx.backend, p->backend);
-    if (status)
-        return status;
-    ctx.kernels = ha_kernels_best(&ctx.reason);
-
-    hyperattn_ctx *copy = ha_alloc(&ctx, sizeof ctx);
-    if (!copy)
+    hyperattn_ctx *ctx = ha_alloc(&draft, sizeof *ctx);
+    if (!ctx)
         return HYPERATTN_ENOMEM;
-    *copy = ctx;
-    *out = copy;
+    *ctx = draft;
+    ctx->device.ctx = ctx;
+    status = ha_registry_open(ctx, p.backend);
+    if (status) {
+        ha_free(&draft, ctx);
+        return status;
+    }
+    *out = ctx;
     return HYPERATTN_OK;
 }
 
 void hyperattn_ctx_destroy(hyperattn_ctx *ctx)
 {
-    if (ctx)
-        ha_free(ctx, ctx);
+    HA_KEEP_ERRNO;
+    if (!ctx)
+        return;
+    ctx->backend->close(&ctx->device);
+    ha_free(ctx, ctx);
 }
 
 const char *hyperattn_ctx_backend(const hyperattn_ctx *ctx)
@@ -102,7 +122,7 @@ const char *hyperattn_ctx_backend(const hyperattn_ctx *ctx)
 
 const char *hyperattn_ctx_isa(const hyperattn_ctx *ctx)
 {
-    return ctx ? ctx->kernels->name : "";
+    return ctx ? ctx->device.isa : "";
 }
 
 const char *hyperattn_ctx_reason(const hyperattn_ctx *ctx)

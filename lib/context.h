@@ -3,14 +3,12 @@
 #define HA_CONTEXT_H
 
 #include "backend.h"
-#include "hyperattn.h"
-#include "kernels.h"
+#include "status.h"
 
 struct hyperattn_ctx {
     const ha_backend *backend;
-    const ha_kernels *kernels;
-    const char *reason;
-    int nthreads;
+    ha_device device;           /* its state is the backend's */
+    char reason[2 * HA_DETAIL]; /* why no better backend, then why no better level */
     void *(*alloc)(size_t align, size_t size, void *user);
     void (*free)(void *ptr, void *user);
     void *user;

@@ -5,8 +5,25 @@
 
 #include "kernels.h"
 #include "status.h"
+#include "struct_size.h"
 
 typedef long long ll;
+
+#define FIELD(name) offsetof(hyperattn_params, name)
+static const size_t fields[] = {
+    FIELD(method),      FIELD(heavy),     FIELD(sampling), FIELD(lsh_num_projs), FIELD(block_size),
+    FIELD(sample_size), FIELD(min_seq_len), FIELD(num_sinks), FIELD(window),
+    FIELD(strict_causal), FIELD(kappa_cap), FIELD(seed),   FIELD(block_mask),
+};
+static const ha_struct kind = {"hyperattn_params", sizeof(hyperattn_params), fields,
+                               sizeof fields / sizeof *fields};
+
+#define MASK_FIELD(name) offsetof(hyperattn_block_mask, name)
+static const size_t mask_fields[] = {MASK_FIELD(query_block), MASK_FIELD(key_block),
+                                     MASK_FIELD(per_head), MASK_FIELD(row_start),
+                                     MASK_FIELD(key_blocks)};
+static const ha_struct mask_kind = {"hyperattn_block_mask", sizeof(hyperattn_block_mask),
+                                    mask_fields, sizeof mask_fields / sizeof *mask_fields};
 
 void hyperattn_params_init(hyperattn_params *params)
 {
@@ -68,9 +85,6 @@ static hyperattn_status check_mask_row(const hyperattn_block_mask *mask, int64_t
 
 static hyperattn_status check_mask(const hyperattn_block_mask *mask, const hyperattn_problem *p)
 {
-    if (mask->struct_size != sizeof *mask)
-        return ha_fail(HYPERATTN_EINVAL, "hyperattn_block_mask.struct_size is %zu, must be %zu",
-                       mask->struct_size, sizeof *mask);
     if (mask->query_block < 1)
         return ha_fail(HYPERATTN_EINVAL, "block_mask.query_block is %lld, must be at least 1",
                        (ll)mask->query_block);
@@ -97,7 +111,7 @@ static hyperattn_status check_mask(const hyperattn_block_mask *mask, const hyper
     return HYPERATTN_OK;
 }
 
-/* The fields that EXACT does not read. */
+/* The fields that are HyperAttention's. */
 static hyperattn_status check_hyper(const hyperattn_params *p, const hyperattn_problem *problem)
 {
     if ((unsigned)p->heavy > HYPERATTN_HEAVY_NONE)
@@ -129,31 +143,30 @@ static hyperattn_status check_hyper(const hyperattn_params *p, const hyperattn_p
     return HYPERATTN_OK;
 }
 
-hyperattn_status ha_params_check(const hyperattn_params *p, const hyperattn_problem *problem)
+hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_mask *mask,
+                                   const hyperattn_params *params, const hyperattn_problem *problem)
 {
-    if (p->struct_size != sizeof *p)
-        return ha_fail(HYPERATTN_EINVAL, "hyperattn_params.struct_size is %zu, must be %zu",
-                       p->struct_size, sizeof *p);
-    if ((unsigned)p->method > HYPERATTN_HYPER)
-        return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p->method);
-    return p->method == HYPERATTN_EXACT ? HYPERATTN_OK : check_hyper(p, problem);
-}
-
-/* Work beside the products of one row, as keys attended exactly: hash, sort, gather, state. */
-#define OVERHEAD_KEYS 64
-
-hyperattn_method ha_params_method(const hyperattn_params *params, const hyperattn_problem *problem)
-{
-    if (params->method != HYPERATTN_AUTO)
-        return params->method;
-    double nq = (double)problem->seqlen_q, nk = (double)problem->seqlen_k;
-    double row = (double)params->block_size + params->sample_size + params->num_sinks +
-                 params->window + OVERHEAD_KEYS;
-    if (!problem->causal)
-        return nq * nk <= nq * row ? HYPERATTN_EXACT : HYPERATTN_HYPER;
-    double n = fmin(nq, nk), lead = fmax(nk - nq, 0);
-    double levels = ceil(log2(fmax(1, n / params->min_seq_len))), leaf = n / exp2(levels);
-    double exact = n * n / 2 + n * lead;
-    double hyper = n * leaf / 2 + levels * n / 2 * row + (lead > 0 ? n * row : 0);
-    return exact <= hyper ? HYPERATTN_EXACT : HYPERATTN_HYPER;
+    hyperattn_params p;
+    hyperattn_params_init(&p);
+    hyperattn_status status = params ? ha_struct_read(&p, params, &kind) : HYPERATTN_OK;
+    if (status)
+        return status;
+    if ((unsigned)p.method > HYPERATTN_HYPER)
+        return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p.method);
+    if (p.method != HYPERATTN_EXACT) {
+        if (p.block_mask) {
+            hyperattn_block_mask_init(mask);
+            if ((status = ha_struct_read(mask, p.block_mask, &mask_kind)))
+                return status;
+            p.block_mask = mask;
+        }
+        if ((status = check_hyper(&p, problem)))
+            return status;
+    }
+    if (p.method != HYPERATTN_HYPER) {
+        hyperattn_params_init(&p);
+        p.method = HYPERATTN_EXACT;
+    }
+    *resolved = p;
+    return HYPERATTN_OK;
 }

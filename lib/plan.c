@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "keep_errno.h"
 #include "params.h"
 #include "problem.h"
 #include "status.h"
@@ -25,56 +26,56 @@ static hyperattn_status copy_cu_seqlens(hyperattn_plan *plan)
 
 static hyperattn_status copy_mask(hyperattn_plan *plan)
 {
-    const hyperattn_block_mask *from = plan->params.block_mask;
-    if (!from)
+    hyperattn_block_mask *mask = &plan->mask;
+    if (!plan->params.block_mask)
         return HYPERATTN_OK;
-    int64_t heads = from->per_head ? plan->problem.nheads : 1;
-    size_t rows = (size_t)((1 + (plan->problem.seqlen_q - 1) / from->query_block) * heads) + 1;
-    size_t entries = (size_t)from->row_start[rows - 1];
+    int64_t heads = mask->per_head ? plan->problem.nheads : 1;
+    size_t rows = (size_t)((1 + (plan->problem.seqlen_q - 1) / mask->query_block) * heads) + 1;
+    size_t entries = (size_t)mask->row_start[rows - 1];
     plan->mask_rows = ha_alloc(plan->ctx, (rows + entries) * sizeof(int64_t));
     if (!plan->mask_rows)
         return HYPERATTN_ENOMEM;
-    memcpy(plan->mask_rows, from->row_start, rows * sizeof(int64_t));
-    memcpy(plan->mask_rows + rows, from->key_blocks, entries * sizeof(int64_t));
-    plan->mask = *from;
-    plan->mask.row_start = plan->mask_rows;
-    plan->mask.key_blocks = plan->mask_rows + rows;
-    plan->params.block_mask = &plan->mask;
+    memcpy(plan->mask_rows, mask->row_start, rows * sizeof(int64_t));
+    memcpy(plan->mask_rows + rows, mask->key_blocks, entries * sizeof(int64_t));
+    mask->row_start = plan->mask_rows;
+    mask->key_blocks = plan->mask_rows + rows;
+    plan->params.block_mask = mask;
     return HYPERATTN_OK;
+}
+
+static void free_plan(hyperattn_plan *plan)
+{
+    ha_free(plan->ctx, plan->mask_rows);
+    ha_free(plan->ctx, plan->cu_seqlens);
+    ha_free(plan->ctx, plan);
 }
 
 hyperattn_status hyperattn_plan_create(hyperattn_plan **out, hyperattn_ctx *ctx,
                                        const hyperattn_problem *problem,
                                        const hyperattn_params *params)
 {
+    HA_KEEP_ERRNO;
     if (!out)
         return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
     *out = NULL;
     if (!ctx)
         return ha_fail(HYPERATTN_EINVAL, "ctx is NULL");
     hyperattn_plan draft = {.ctx = ctx};
-    if (params)
-        draft.params = *params;
-    else
-        hyperattn_params_init(&draft.params);
-    hyperattn_status status = ha_problem_resolve(&draft.problem, &draft.bytes, problem);
-    if (!status)
-        status = ha_params_check(&draft.params, &draft.problem);
-    if (status)
+    hyperattn_status status;
+    if ((status = ha_problem_resolve(&draft.problem, &draft.view.bytes, problem)) ||
+        (status = ha_params_resolve(&draft.params, &draft.mask, params, &draft.problem)))
         return status;
-    draft.params.method = ha_params_method(&draft.params, &draft.problem);
-    if (draft.params.method == HYPERATTN_EXACT) { /* which reads no other field */
-        hyperattn_params_init(&draft.params);
-        draft.params.method = HYPERATTN_EXACT;
-    }
 
     hyperattn_plan *plan = ha_alloc(ctx, sizeof *plan);
     if (!plan)
         return HYPERATTN_ENOMEM;
     *plan = draft;
+    plan->view.problem = &plan->problem;
+    plan->view.params = &plan->params;
+    plan->view.device = &ctx->device;
     if ((status = copy_cu_seqlens(plan)) || (status = copy_mask(plan)) ||
-        (status = ctx->backend->plan(plan))) {
-        hyperattn_plan_destroy(plan);
+        (status = ctx->backend->plan(&plan->view))) {
+        free_plan(plan);
         return status;
     }
     *out = plan;
@@ -83,13 +84,11 @@ hyperattn_status hyperattn_plan_create(hyperattn_plan **out, hyperattn_ctx *ctx,
 
 void hyperattn_plan_destroy(hyperattn_plan *plan)
 {
+    HA_KEEP_ERRNO;
     if (!plan)
         return;
-    if (plan->backend_data)
-        plan->ctx->backend->destroy(plan);
-    ha_free(plan->ctx, plan->mask_rows);
-    ha_free(plan->ctx, plan->cu_seqlens);
-    ha_free(plan->ctx, plan);
+    plan->ctx->backend->unplan(&plan->view);
+    free_plan(plan);
 }
 
 hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan)
@@ -99,16 +98,17 @@ hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan)
 
 size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int backward)
 {
+    HA_KEEP_ERRNO;
     if (!plan || backward < 0 || backward > 1) {
         ha_fail(HYPERATTN_EINVAL, plan ? "backward is %d, not 0 or 1" : "plan is NULL", backward);
         return 0;
     }
-    return backward ? plan->workspace_backward : plan->workspace;
+    return backward ? plan->view.workspace_backward : plan->view.workspace;
 }
 
-ha_sequence ha_plan_sequence(const hyperattn_plan *plan, int64_t b)
+ha_sequence ha_plan_sequence(const ha_plan *plan, int64_t b)
 {
-    const hyperattn_problem *p = &plan->problem;
+    const hyperattn_problem *p = plan->problem;
     if (!p->cu_seqlens_q)
         return (ha_sequence){
             .nq = p->seqlen_q,

@@ -5,22 +5,14 @@
 #include "context.h"
 #include "profile.h"
 
-/* Bytes from a tensor's first element to behind its last. */
-typedef struct ha_extents {
-    size_t q, k, v, out, lse;
-} ha_extents;
-
 struct hyperattn_plan {
     hyperattn_ctx *ctx;
-    hyperattn_problem problem; /* every default filled in; cu_seqlens_* point to the copies below */
-    hyperattn_params params;   /* method is EXACT or HYPER; block_mask points to mask or is NULL */
+    ha_plan view; /* what the backend sees: points to the fields below */
+    hyperattn_problem problem; /* cu_seqlens_* point to the copies below */
+    hyperattn_params params;   /* block_mask points to mask or is NULL */
     hyperattn_block_mask mask;
     int64_t *cu_seqlens; /* owned: q's batch + 1 sums, then k's */
     int64_t *mask_rows;  /* owned: row_start, then key_blocks */
-    ha_extents bytes;
-    size_t workspace, workspace_backward; /* set by the backend */
-    void *backend_data; /* owned by the backend */
-    ha_profile *profile;
 };
 
 /* One sequence of the batch: its rows in the tensors. */
@@ -30,6 +22,6 @@ typedef struct ha_sequence {
     int64_t lse, lse_head; /* the same of lse, and its head stride */
 } ha_sequence;
 
-ha_sequence ha_plan_sequence(const hyperattn_plan *plan, int64_t b);
+ha_sequence ha_plan_sequence(const ha_plan *plan, int64_t b);
 
 #endif

@@ -1,15 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "problem.h"
 
+#include <float.h>
 #include <math.h>
-#include <string.h>
 
 #include "status.h"
+#include "struct_size.h"
 
 #define MAX_SEQLEN INT32_MAX /* rows are indexed by 32 bits */
 #define MAX_HEAD_DIM 65536
 
+/* The scale is multiplied by log2(e), and must stay finite. */
+#define MAX_SCALE (FLT_MAX / 1.44269504088896341)
+
 typedef long long ll;
+
+#define FIELD(name) offsetof(hyperattn_problem, name)
+static const size_t fields[] = {
+    FIELD(batch),        FIELD(nheads),     FIELD(nheads_kv),    FIELD(seqlen_q),
+    FIELD(seqlen_k),     FIELD(head_dim),   FIELD(head_dim_v),   FIELD(dtype),
+    FIELD(causal),       FIELD(softmax_scale), FIELD(q_stride),  FIELD(k_stride),
+    FIELD(v_stride),     FIELD(out_stride), FIELD(cu_seqlens_q), FIELD(cu_seqlens_k),
+};
+static const ha_struct kind = {"hyperattn_problem", sizeof(hyperattn_problem), fields,
+                               sizeof fields / sizeof *fields};
 
 void hyperattn_problem_init(hyperattn_problem *problem)
 {
@@ -69,9 +83,9 @@ static hyperattn_status check_scalars(const hyperattn_problem *p)
         return ha_fail(HYPERATTN_EINVAL, "dtype is %d, not a hyperattn_dtype", (int)p->dtype);
     if (p->causal != 0 && p->causal != 1)
         return ha_fail(HYPERATTN_EINVAL, "causal is %d, must be 0 or 1", p->causal);
-    if (!isfinite(p->softmax_scale))
-        return ha_fail(HYPERATTN_EINVAL, "softmax_scale is %g, must be finite",
-                       (double)p->softmax_scale);
+    if (!(fabs((double)p->softmax_scale) <= MAX_SCALE))
+        return ha_fail(HYPERATTN_EINVAL, "softmax_scale is %g, must be within +-%g",
+                       (double)p->softmax_scale, MAX_SCALE);
     return HYPERATTN_OK;
 }
 
@@ -86,8 +100,8 @@ static hyperattn_status check_prefix_sums(const char *name, const int64_t *cu, i
                            (ll)b + 1, (ll)cu[b + 1], (ll)cu[b]);
         if (cu[b + 1] - cu[b] > max)
             return ha_fail(HYPERATTN_EINVAL,
-                           "%s[%lld] is %lld: sequence %lld is longer than %s %lld", name, (ll)b + 1,
-                           (ll)cu[b + 1], (ll)b, max_name, (ll)max);
+                           "%s[%lld] is %lld: sequence %lld is longer than %s %lld", name,
+                           (ll)b + 1, (ll)cu[b + 1], (ll)b, max_name, (ll)max);
     }
     return HYPERATTN_OK;
 }
@@ -235,17 +249,17 @@ hyperattn_status ha_problem_resolve(hyperattn_problem *resolved, ha_extents *byt
 {
     if (!problem)
         return ha_fail(HYPERATTN_EINVAL, "problem is NULL");
-    if (problem->struct_size != sizeof *problem)
-        return ha_fail(HYPERATTN_EINVAL, "hyperattn_problem.struct_size is %zu, must be %zu",
-                       problem->struct_size, sizeof *problem);
-    hyperattn_problem p = *problem;
+    hyperattn_problem p;
+    hyperattn_problem_init(&p);
+    hyperattn_status status = ha_struct_read(&p, problem, &kind);
+    if (status)
+        return status;
     if (!p.nheads_kv)
         p.nheads_kv = p.nheads;
     if (!p.seqlen_k)
         p.seqlen_k = p.seqlen_q;
     if (!p.head_dim_v)
         p.head_dim_v = p.head_dim;
-    hyperattn_status status;
     if ((status = check_sizes(&p)) || (status = check_scalars(&p)) || (status = check_ragged(&p)) ||
         (status = resolve_tensors(&p, bytes)))
         return status;

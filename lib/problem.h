@@ -2,7 +2,7 @@
 #ifndef HA_PROBLEM_H
 #define HA_PROBLEM_H
 
-#include "plan.h"
+#include "backend.h"
 
 /* Checks the caller's problem by the rules of hyperattn_problem_init(3), fills in its defaults and
  * computes its extents. Allocates nothing. */

@@ -12,5 +12,5 @@ const char *ha_stage_name(ha_stage stage)
 
 void ha_plan_profile(hyperattn_plan *plan, ha_profile *profile)
 {
-    plan->profile = profile;
+    plan->view.profile = profile;
 }

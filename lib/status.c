@@ -6,7 +6,7 @@
 
 #include "log.h"
 
-static _Thread_local char detail[256];
+static _Thread_local char detail[HA_DETAIL];
 
 hyperattn_status ha_fail(hyperattn_status status, const char *format, ...)
 {
@@ -16,6 +16,11 @@ hyperattn_status ha_fail(hyperattn_status status, const char *format, ...)
     va_end(args);
     ha_log(HA_LOG_INFO, "%s: %s", hyperattn_strerror(status), detail);
     return status;
+}
+
+void ha_set_detail(const char *text)
+{
+    snprintf(detail, sizeof detail, "%s", text);
 }
 
 const char *hyperattn_last_error(void)

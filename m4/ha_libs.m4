@@ -74,3 +74,23 @@ AC_DEFUN([HA_SIMDE], [
   AS_IF([test $ha_have_avx2 = no], [ha_have_simde=no])
   AM_CONDITIONAL([HAVE_SIMDE], [test $ha_have_simde = yes])
 ])
+
+dnl HA_DLOPEN
+dnl Backends that are loaded at run time. Off where no shared library is built: what is linked
+dnl statically had better not load anything.
+AC_DEFUN([HA_DLOPEN], [
+  AC_ARG_ENABLE([modules],
+    [AS_HELP_STRING([--disable-modules], [load no backends at run time])],
+    [], [enable_modules=check])
+  ha_modules=no
+  AS_IF([test "x$enable_modules" != xno && test "x$enable_shared" = xyes],
+    [AC_SEARCH_LIBS([dlopen], [dl])
+     AC_CHECK_FUNCS([dlinfo dladdr dl_iterate_phdr])
+     AS_CASE([$ac_cv_search_dlopen,$ac_cv_func_dlinfo,$ac_cv_func_dladdr,$ac_cv_func_dl_iterate_phdr],
+       [no,*], [], [*,yes,yes,yes], [ha_modules=yes])])
+  AS_IF([test "$ha_modules" = yes],
+    [AC_DEFINE([HA_HAVE_MODULES], [1], [Define if backends may be loaded at run time.])],
+    [test "x$enable_modules" = xyes],
+    [AC_MSG_ERROR([--enable-modules: no shared library is built, or dlopen, dlinfo, dladdr or dl_iterate_phdr is missing])])
+  AM_CONDITIONAL([HAVE_MODULES], [test "$ha_modules" = yes])
+])

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The calls around the computation: texts, version, context getters, environment, and what AUTO
- * chooses.
+ * The calls around the computation: texts, version, context getters, environment, and methods.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -197,14 +196,35 @@ static hyperattn_method chosen(hyperattn_method method, int64_t n, int causal)
     return got;
 }
 
-START_TEST(auto_is_exact_for_short_and_hyper_for_long)
+START_TEST(auto_is_exact)
 {
-    for (int causal = 0; causal < 2; causal++) {
-        ck_assert_int_eq(chosen(HYPERATTN_AUTO, 1, causal), HYPERATTN_EXACT);
-        ck_assert_int_eq(chosen(HYPERATTN_AUTO, 256, causal), HYPERATTN_EXACT);
-        ck_assert_int_eq(chosen(HYPERATTN_AUTO, 131072, causal), HYPERATTN_HYPER);
-        ck_assert_int_eq(chosen(HYPERATTN_AUTO, 1048576, causal), HYPERATTN_HYPER);
+    for (int causal = 0; causal < 2; causal++)
+        for (int64_t n = 1; n <= 1048576; n *= 32)
+            ck_assert_int_eq(chosen(HYPERATTN_AUTO, n, causal), HYPERATTN_EXACT);
+}
+END_TEST
+
+/* At the largest scale there is, whose product with log2(e) is finite too: all scores are 0. */
+START_TEST(the_largest_scale_gives_numbers)
+{
+    hyperattn_problem problem;
+    hyperattn_problem_init(&problem);
+    problem.seqlen_q = 8;
+    problem.head_dim = 4;
+    float q[8 * 4] = {0}, x[8 * 4], out[8 * 4];
+    for (int e = 0; e < 8 * 4; e++)
+        x[e] = 1;
+    hyperattn_ctx *ctx = default_ctx();
+    for (int sign = -1; sign <= 1; sign += 2) {
+        hyperattn_plan *plan;
+        problem.softmax_scale = (float)sign * 2.3586e38f;
+        ck_ok(hyperattn_plan_create(&plan, ctx, &problem, NULL));
+        ck_ok(hyperattn_forward(plan, q, x, x, out, NULL, NULL));
+        for (int e = 0; e < 8 * 4; e++)
+            ck_assert_msg(out[e] == 1, "%g", (double)out[e]);
+        hyperattn_plan_destroy(plan);
     }
+    hyperattn_ctx_destroy(ctx);
 }
 END_TEST
 
@@ -266,8 +286,9 @@ int main(void)
     tcase_add_test(topic, an_unknown_cpu_is_ignored_with_a_reason);
     tcase_add_test(topic, a_missing_level_falls_to_the_next_lower);
     tcase_add_test(topic, backend_from_the_environment);
-    tcase_add_test(topic, auto_is_exact_for_short_and_hyper_for_long);
+    tcase_add_test(topic, auto_is_exact);
     tcase_add_test(topic, a_named_method_is_kept);
+    tcase_add_test(topic, the_largest_scale_gives_numbers);
     tcase_add_test(topic, a_plan_copies_what_it_was_given);
     return topic_end();
 }

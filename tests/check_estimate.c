@@ -117,12 +117,14 @@ static const setting settings[] = {
     {"uniform, few queries", 9, 333, .causal = 0},
     {"uniform, sinks", 150, 201, .sinks = 10},
     {"vnorm", 201, 201, .sampling = HYPERATTN_SAMPLING_VNORM},
-    {"vnorm, no block", 150, 201, .sampling = HYPERATTN_SAMPLING_VNORM, .heavy = HYPERATTN_HEAVY_NONE},
+    {"vnorm, no block", 150, 201, .sampling = HYPERATTN_SAMPLING_VNORM,
+     .heavy = HYPERATTN_HEAVY_NONE},
     {"vnorm, sinks", 150, 201, .sampling = HYPERATTN_SAMPLING_VNORM, .sinks = 10},
     {"causal", 203, 203, .causal = 1},
     {"causal, leading keys", 101, 203, .causal = 1},
     {"causal, sinks and window", 203, 203, .causal = 1, .sinks = 5, .window = 20},
-    {"causal vnorm", 203, 203, .causal = 1, .sampling = HYPERATTN_SAMPLING_VNORM, .sinks = 5, .window = 20},
+    {"causal vnorm", 203, 203, .causal = 1, .sampling = HYPERATTN_SAMPLING_VNORM, .sinks = 5,
+     .window = 20},
     {"strict", 203, 203, .causal = 1, .strict = 1},
     {"strict vnorm", 203, 203, .causal = 1, .strict = 1, .sampling = HYPERATTN_SAMPLING_VNORM},
 };
@@ -218,7 +220,8 @@ START_TEST(error_falls_with_the_root_of_the_samples)
     tensors t = tensors_new(&p, AT_END);
     tensors_fill(&t, FILL_GAUSS, 3);
     oracle o = oracle_exact(&t);
-    for (int sampling = HYPERATTN_SAMPLING_UNIFORM; sampling <= HYPERATTN_SAMPLING_VNORM; sampling++)
+    for (int sampling = HYPERATTN_SAMPLING_UNIFORM; sampling <= HYPERATTN_SAMPLING_VNORM;
+         sampling++)
         for (int heavy = HYPERATTN_HEAVY_SORTLSH; heavy <= HYPERATTN_HEAVY_NONE; heavy++) {
             hyperattn_params params = small_params();
             params.sampling = (hyperattn_sampling)sampling;

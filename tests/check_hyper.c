@@ -207,7 +207,8 @@ START_TEST(values_of_one_give_one)
     static const int sample_sizes[] = {0, 1, 16, 100};
     for (int s = 0; s < COUNT(shapes); s++)
         for (int m = 0; m < COUNT(sample_sizes); m++)
-            for (int sampling = HYPERATTN_SAMPLING_UNIFORM; sampling <= HYPERATTN_SAMPLING_VNORM; sampling++) {
+            for (int sampling = HYPERATTN_SAMPLING_UNIFORM; sampling <= HYPERATTN_SAMPLING_VNORM;
+                 sampling++) {
                 if (shapes[s].heavy == HYPERATTN_HEAVY_NONE && sample_sizes[m] == 0)
                     continue;
                 hyperattn_problem p = shape_problem(&shapes[s]);

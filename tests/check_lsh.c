@@ -66,7 +66,8 @@ START_TEST(gray_rank_inverts_the_gray_code)
 }
 END_TEST
 
-/* The bucket of a row: where its projections exceed their means. Both have room for whole vectors. */
+/* The bucket of a row: where its projections exceed their means. Both have room for whole
+ * vectors. */
 static uint32_t bucket_of(const float *proj, const float *mean, int r)
 {
     uint16_t bits;

@@ -94,7 +94,8 @@ START_TEST(ragged_batches_are_the_algorithm)
     static const int64_t cu_q[] = {0, 160, 160, 161, 391, 411};
     static const int64_t cu_k[] = {0, 141, 150, 151, 381, 381};
     for (int is_causal = 0; is_causal < 2; is_causal++)
-        for (int sampling = HYPERATTN_SAMPLING_UNIFORM; sampling <= HYPERATTN_SAMPLING_VNORM; sampling++) {
+        for (int sampling = HYPERATTN_SAMPLING_UNIFORM; sampling <= HYPERATTN_SAMPLING_VNORM;
+             sampling++) {
             const hyper_case c = {"", 230, 230, 4, 2, 16, 16, .causal = is_causal, .sinks = 3,
                                   .sampling = (hyperattn_sampling)sampling};
             hyper_subject s;

@@ -77,7 +77,8 @@ static void take_params(scenario *s, tail *from)
     hyperattn_params_init(o);
     o->method = (hyperattn_method)take(from, HYPERATTN_EXACT, HYPERATTN_HYPER);
     o->heavy = (hyperattn_heavy)take(from, HYPERATTN_HEAVY_SORTLSH, HYPERATTN_HEAVY_NONE);
-    o->sampling = (hyperattn_sampling)take(from, HYPERATTN_SAMPLING_UNIFORM, HYPERATTN_SAMPLING_VNORM);
+    o->sampling =
+        (hyperattn_sampling)take(from, HYPERATTN_SAMPLING_UNIFORM, HYPERATTN_SAMPLING_VNORM);
     o->lsh_num_projs = take(from, 1, 16);
     o->block_size = take(from, 1, 12);
     o->sample_size = take(from, 0, 12);

@@ -50,8 +50,8 @@ static const hyper_case causal[] = {
     {"sinks, window, no keys", 320, 200, 1, 1, 16, 16, .causal = 1, .sinks = 5, .window = 40},
     {"no block", 300, 300, 1, 1, 16, 16, .causal = 1, .heavy = HYPERATTN_HEAVY_NONE, .window = 9},
     {"no samples", 300, 300, 1, 1, 16, 16, .causal = 1, .sample = -1},
-    {"V-norm", 301, 301, 2, 1, 16, 16, .causal = 1, .sampling = HYPERATTN_SAMPLING_VNORM, .sinks = 4,
-     .window = 30},
+    {"V-norm", 301, 301, 2, 1, 16, 16, .causal = 1, .sinks = 4, .window = 30,
+     .sampling = HYPERATTN_SAMPLING_VNORM},
     {"strict", 256, 256, 1, 1, 16, 16, .causal = 1, .strict = 1},
     {"strict odd", 301, 301, 2, 1, 16, 24, .causal = 1, .strict = 1, .sinks = 3, .window = 9},
     {"strict leading keys", 150, 320, 1, 1, 16, 16, .causal = 1, .strict = 1},
@@ -96,13 +96,15 @@ static const hyper_case halves[] = {
     {"bf16", 220, 250, 4, 2, 24, 20, .dtype = HYPERATTN_BF16, .sinks = 3},
     {"bf16 causal", 301, 301, 1, 1, 16, 16, .dtype = HYPERATTN_BF16, .causal = 1, .window = 20},
     {"bf16 strict", 256, 256, 1, 1, 16, 16, .dtype = HYPERATTN_BF16, .causal = 1, .strict = 1},
-    {"bf16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_BF16, .sampling = HYPERATTN_SAMPLING_VNORM},
+    {"bf16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_BF16,
+     .sampling = HYPERATTN_SAMPLING_VNORM},
     {"bf16 mask", 210, 200, 1, 1, 16, 16, .dtype = HYPERATTN_BF16, .query_block = 32,
      .key_block = 24},
     {"f16", 220, 250, 4, 2, 24, 20, .dtype = HYPERATTN_F16, .sinks = 3},
     {"f16 causal", 301, 301, 1, 1, 16, 16, .dtype = HYPERATTN_F16, .causal = 1, .window = 20},
     {"f16 strict", 256, 256, 1, 1, 16, 16, .dtype = HYPERATTN_F16, .causal = 1, .strict = 1},
-    {"f16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_F16, .sampling = HYPERATTN_SAMPLING_VNORM},
+    {"f16 V-norm", 220, 220, 1, 1, 17, 17, .dtype = HYPERATTN_F16,
+     .sampling = HYPERATTN_SAMPLING_VNORM},
 };
 
 const hyper_cases cases_unmasked = {unmasked, sizeof unmasked / sizeof *unmasked};

@@ -29,7 +29,7 @@ void ha_for_items(ha_call *call, int64_t (*count)(const void *arg, int64_t place
 typedef struct work {
     ha_call call;
     ha_stages stages;
-    const hyperattn_plan *whole;
+    const ha_plan *whole;
     const ha_tensors *forward; /* one of these two */
     const ha_gradients *backward;
 } work;
@@ -78,7 +78,7 @@ static void run(void *arg, ha_team *team)
 
 static hyperattn_status start(work *w, void *workspace)
 {
-    const ha_cpu_plan *plan = w->whole->backend_data;
+    const ha_cpu_plan *plan = w->whole->data;
     int backward = w->backward != NULL, nthreads = plan->nthreads[backward];
     ha_profile *profile = w->whole->profile;
     ha_carver c = {.base = workspace};
@@ -94,13 +94,13 @@ static hyperattn_status start(work *w, void *workspace)
     return HYPERATTN_OK;
 }
 
-hyperattn_status ha_cpu_forward(const hyperattn_plan *whole, const ha_tensors *t, void *workspace)
+hyperattn_status ha_cpu_forward(const ha_plan *whole, const ha_tensors *t, void *workspace)
 {
     work w = {.whole = whole, .forward = t};
     return start(&w, workspace);
 }
 
-hyperattn_status ha_cpu_backward(const hyperattn_plan *whole, const ha_gradients *t,
+hyperattn_status ha_cpu_backward(const ha_plan *whole, const ha_gradients *t,
                                  void *workspace)
 {
     work w = {.whole = whole, .backward = t};

@@ -29,8 +29,8 @@ void ha_for_items(ha_call *call, int64_t (*count)(const void *arg, int64_t place
                   void (*body)(void *arg, int64_t place, int64_t item, int thread), void *arg);
 
 /* The calls of the CPU backend. */
-hyperattn_status ha_cpu_forward(const hyperattn_plan *whole, const ha_tensors *t, void *workspace);
-hyperattn_status ha_cpu_backward(const hyperattn_plan *whole, const ha_gradients *t,
+hyperattn_status ha_cpu_forward(const ha_plan *whole, const ha_tensors *t, void *workspace);
+hyperattn_status ha_cpu_backward(const ha_plan *whole, const ha_gradients *t,
                                  void *workspace);
 
 /* Bytes of workspace that a call needs; *wraps: they cannot be counted. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cpu/call.h"
+#include "cpu/cpu_backend.h"
 #include "int64.h"
 #include "status.h"
 #include "workspace.h"
@@ -16,9 +17,9 @@
 
 /* ---- layouts --------------------------------------------------------------------------------- */
 
-static hyperattn_status build_layout(const hyperattn_plan *plan, ha_layout *l)
+static hyperattn_status build_layout(const ha_plan *plan, ha_layout *l)
 {
-    ha_layout_build(l, &plan->params, plan->problem.causal);
+    ha_layout_build(l, plan->params, plan->problem->causal);
     ha_carver carver = {0};
     for (int pass = 0; pass < 2; pass++) {
         l->wave = ha_carve(&carver, l->nwaves + 1, sizeof *l->wave);
@@ -26,14 +27,14 @@ static hyperattn_status build_layout(const hyperattn_plan *plan, ha_layout *l)
         l->leaves = ha_carve(&carver, l->nleaves, sizeof *l->leaves);
         if (carver.wraps)
             return ha_fail(HYPERATTN_EINVAL, "seqlen_q %lld at min_seq_len %d: the task list wraps",
-                           (long long)l->nq, plan->params.min_seq_len);
+                           (long long)l->nq, plan->params->min_seq_len);
         if (pass == 0) {
-            carver = (ha_carver){.base = ha_alloc(plan->ctx, carver.used)};
+            carver = (ha_carver){.base = ha_alloc(plan->device->ctx, carver.used)};
             if (!carver.base)
                 return HYPERATTN_ENOMEM;
         }
     }
-    ha_layout_build(l, &plan->params, plan->problem.causal);
+    ha_layout_build(l, plan->params, plan->problem->causal);
     return HYPERATTN_OK;
 }
 
@@ -48,15 +49,15 @@ static void keep_largest(ha_layout *max, const ha_layout *l)
     max->max_tasks = ha_max(max->max_tasks, l->max_tasks);
 }
 
-static hyperattn_status build_layouts(const hyperattn_plan *plan, ha_cpu_plan *cpu)
+static hyperattn_status build_layouts(const ha_plan *plan, ha_cpu_plan *cpu)
 {
-    cpu->nlayouts = plan->problem.cu_seqlens_q ? plan->problem.batch : 1;
+    cpu->nlayouts = plan->problem->cu_seqlens_q ? plan->problem->batch : 1;
     ha_carver size = {0};
     ha_carve(&size, cpu->nlayouts, sizeof *cpu->layouts);
     if (size.wraps)
         return ha_fail(HYPERATTN_EINVAL, "batch is %lld: its task lists wrap",
                        (long long)cpu->nlayouts);
-    cpu->layouts = ha_alloc(plan->ctx, size.used);
+    cpu->layouts = ha_alloc(plan->device->ctx, size.used);
     if (!cpu->layouts)
         return HYPERATTN_ENOMEM;
     memset(cpu->layouts, 0, size.used);
@@ -96,7 +97,7 @@ static double pairs_of(const ha_cpu_plan *cpu, const ha_layout *l)
 
 /* As many threads as the work is worth, and no more than there may be. Results do not depend on
  * it. */
-static void choose_threads(const hyperattn_plan *plan, ha_cpu_plan *cpu)
+static void choose_threads(const ha_plan *plan, ha_cpu_plan *cpu)
 {
     const hyperattn_problem *p = cpu->problem;
     double pairs = 0;
@@ -106,21 +107,21 @@ static void choose_threads(const hyperattn_plan *plan, ha_cpu_plan *cpu)
     double work = pairs * (double)(p->head_dim + p->head_dim_v);
     for (int backward = 0; backward < 2; backward++) {
         double most = (backward ? 2.5 * work : work) / WORK_PER_THREAD;
-        int nthreads = plan->ctx->nthreads;
+        int nthreads = plan->device->nthreads;
         cpu->nthreads[backward] = most < 1 ? 1 : most < nthreads ? (int)most : nthreads;
     }
 }
 
 /* Key heads in flight: enough for every thread to find work, no more, to keep the workspace
  * small. */
-static int64_t heads_in_flight(const hyperattn_plan *plan, const ha_cpu_plan *cpu)
+static int64_t heads_in_flight(const ha_plan *plan, const ha_cpu_plan *cpu)
 {
     int64_t tasks = ha_max(1, cpu->max.nq / HA_TASK_ROWS) * cpu->group;
-    int64_t wanted = (TASKS_PER_THREAD * (int64_t)plan->ctx->nthreads + tasks - 1) / tasks;
+    int64_t wanted = (TASKS_PER_THREAD * (int64_t)plan->device->nthreads + tasks - 1) / tasks;
     return ha_min(wanted, cpu->nkey_heads);
 }
 
-static hyperattn_status size_workspaces(hyperattn_plan *plan, const ha_cpu_plan *cpu)
+static hyperattn_status size_workspaces(ha_plan *plan, const ha_cpu_plan *cpu)
 {
     int forward_wraps, backward_wraps;
     plan->workspace = ha_cpu_workspace(cpu, 0, &forward_wraps);
@@ -133,34 +134,35 @@ static hyperattn_status size_workspaces(hyperattn_plan *plan, const ha_cpu_plan 
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-void ha_cpu_plan_destroy(hyperattn_plan *plan)
+void ha_cpu_plan_destroy(ha_plan *plan)
 {
-    ha_cpu_plan *cpu = plan->backend_data;
+    ha_cpu_plan *cpu = plan->data;
     for (int64_t i = 0; cpu->layouts && i < cpu->nlayouts; i++)
-        ha_free(plan->ctx, cpu->layouts[i].wave);
-    ha_free(plan->ctx, cpu->layouts);
-    ha_free(plan->ctx, cpu);
-    plan->backend_data = NULL;
+        ha_free(plan->device->ctx, cpu->layouts[i].wave);
+    ha_free(plan->device->ctx, cpu->layouts);
+    ha_free(plan->device->ctx, cpu);
+    plan->data = NULL;
 }
 
-hyperattn_status ha_cpu_plan_create(hyperattn_plan *plan, const ha_kernels *kernels)
+hyperattn_status ha_cpu_plan_create(ha_plan *plan)
 {
-    const hyperattn_problem *p = &plan->problem;
-    ha_cpu_plan *cpu = ha_alloc(plan->ctx, sizeof *cpu);
+    const hyperattn_problem *p = plan->problem;
+    const ha_kernels *kernels = ha_cpu_kernels(plan);
+    ha_cpu_plan *cpu = ha_alloc(plan->device->ctx, sizeof *cpu);
     if (!cpu)
         return HYPERATTN_ENOMEM;
     *cpu = (ha_cpu_plan){
         .problem = p,
-        .params = &plan->params,
+        .params = plan->params,
         .kernels = kernels,
         .arith = p->dtype == HYPERATTN_BF16 && kernels->bf16 ? kernels->bf16 : &kernels->f32,
         .group = p->nheads / p->nheads_kv,
         .nkey_heads = p->batch * p->nheads_kv,
-        .ldproj = ha_round_up(plan->params.lsh_num_projs, kernels->f32.lanes),
+        .ldproj = ha_round_up(plan->params->lsh_num_projs, kernels->f32.lanes),
     };
     cpu->ldacc = ha_padded_columns(cpu->arith, p->head_dim_v);
     cpu->ldgrad = ha_padded_columns(cpu->arith, p->head_dim);
-    plan->backend_data = cpu;
+    plan->data = cpu;
     hyperattn_status status = build_layouts(plan, cpu);
     if (!status) {
         choose_threads(plan, cpu);

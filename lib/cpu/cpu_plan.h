@@ -48,8 +48,8 @@ static inline int64_t ha_task_rows_padded(const ha_cpu_plan *plan)
     return ha_round_up(HA_TASK_ROWS, plan->arith->mr);
 }
 
-/* Sets plan->backend_data and the sizes of the workspaces. */
-hyperattn_status ha_cpu_plan_create(hyperattn_plan *plan, const ha_kernels *kernels);
-void ha_cpu_plan_destroy(hyperattn_plan *plan);
+/* Sets plan->data and the sizes of the workspaces. */
+hyperattn_status ha_cpu_plan_create(ha_plan *plan);
+void ha_cpu_plan_destroy(ha_plan *plan);
 
 #endif

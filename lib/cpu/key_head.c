@@ -38,7 +38,7 @@ typedef struct place {
     int64_t head, query; /* key head, and the first of its query heads */
 } place;
 
-static place place_of(const ha_cpu_plan *plan, const hyperattn_plan *whole, int64_t number)
+static place place_of(const ha_cpu_plan *plan, const ha_plan *whole, int64_t number)
 {
     int64_t heads = plan->problem->nheads_kv;
     return (place){ha_plan_sequence(whole, number / heads), number % heads,
@@ -62,7 +62,7 @@ static void aim_inputs(ha_key_head *kh, const ha_cpu_plan *plan, const place *at
     };
 }
 
-void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const hyperattn_plan *whole,
+void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
                     const ha_tensors *t, int64_t number)
 {
     const hyperattn_problem *p = plan->problem;
@@ -73,7 +73,7 @@ void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const hyperattn_pl
     kh->lse = t->lse ? t->lse + at.seq.lse + at.query * at.seq.lse_head : NULL;
 }
 
-void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const hyperattn_plan *whole,
+void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
                      const ha_gradients *t, int64_t number)
 {
     const hyperattn_problem *p = plan->problem;

@@ -42,9 +42,9 @@ ha_rows ha_head_rows(const ha_group_rows *rows, int64_t head);
 ha_out_rows ha_head_out(const ha_group_out *out, int64_t head);
 
 /* Key head `number` of the batch, in the tensors of a call. */
-void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const hyperattn_plan *whole,
+void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
                     const ha_tensors *t, int64_t number);
-void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const hyperattn_plan *whole,
+void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
                      const ha_gradients *t, int64_t number);
 
 /* Some rows of one query head of a key head: by index, or consecutive from first on. */

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "cpu/cpu_backend.h"
 #include "parallel.h"
 
 /* Rows that one task takes, and columns of a row that it holds at a time. */
@@ -11,7 +12,7 @@
 #define MAX_MR 8
 
 typedef struct merging {
-    const hyperattn_plan *plan;
+    const ha_plan *plan;
     void *out;
     float *lse;
     const void *out2;
@@ -41,8 +42,8 @@ static float weigh(float a, float b, float *wa, float *wb)
 /* One row of the tensors from element `at` on: out = wa out + wb out2. */
 static void merge_row(const merging *m, int64_t at, int has_a, float wa, int has_b, float wb)
 {
-    const hyperattn_problem *p = &m->plan->problem;
-    const ha_kernels *kernels = m->plan->ctx->kernels;
+    const hyperattn_problem *p = m->plan->problem;
+    const ha_kernels *kernels = ha_cpu_kernels(m->plan);
     float a[MAX_MR * COLUMNS], b[MAX_MR * COLUMNS];
     const float one = 1;
     for (int64_t c = 0; c < p->head_dim_v; c += COLUMNS) {
@@ -62,7 +63,7 @@ static void merge_row(const merging *m, int64_t at, int has_a, float wa, int has
 static void merge_task(void *arg, int64_t i, int thread)
 {
     const merging *m = arg;
-    const hyperattn_problem *p = &m->plan->problem;
+    const hyperattn_problem *p = m->plan->problem;
     (void)thread;
     int64_t row = i % m->chunks * ROWS, head = i / m->chunks % p->nheads;
     ha_sequence seq = ha_plan_sequence(m->plan, i / m->chunks / p->nheads);
@@ -75,14 +76,14 @@ static void merge_task(void *arg, int64_t i, int thread)
     }
 }
 
-hyperattn_status ha_merge(const hyperattn_plan *plan, void *out, float *lse, const void *out2,
+hyperattn_status ha_merge(const ha_plan *plan, void *out, float *lse, const void *out2,
                           const float *lse2)
 {
-    const hyperattn_problem *p = &plan->problem;
+    const hyperattn_problem *p = plan->problem;
     merging m = {plan, out, lse, out2, lse2, (p->seqlen_q + ROWS - 1) / ROWS};
     double rows = (double)p->batch * (double)p->nheads * (double)p->seqlen_q;
     double most = rows * (double)p->head_dim_v / WORK_PER_THREAD;
-    int nthreads = plan->ctx->nthreads;
+    int nthreads = plan->device->nthreads;
     ha_parallel(most < 1 ? 1 : most < nthreads ? (int)most : nthreads,
                 p->batch * p->nheads * m.chunks, merge_task, &m);
     return HYPERATTN_OK;
