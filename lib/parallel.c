@@ -32,6 +32,7 @@ struct ha_team {
     loop loops[2];
     atomic_int_least64_t done; /* items of the current loop */
     atomic_int over;           /* no more loops */
+    atomic_int left;           /* helpers that know it */
     pthread_mutex_t mutex;     /* for sleeping: */
     pthread_cond_t posted, finished;
     atomic_int sleepers, owner_sleeps;
@@ -73,6 +74,20 @@ static int is_finished(ha_team *team, uint64_t n)
     return (uint64_t)atomic_load(&team->done) == n;
 }
 
+static int have_left(ha_team *team, uint64_t helpers)
+{
+    return (uint64_t)atomic_load(&team->left) == helpers;
+}
+
+static void wake_owner(ha_team *team)
+{
+    if (!atomic_load(&team->owner_sleeps))
+        return;
+    pthread_mutex_lock(&team->mutex);
+    pthread_cond_signal(&team->finished);
+    pthread_mutex_unlock(&team->mutex);
+}
+
 /* Does the items of the current loop that nobody else does; returns its number. */
 static uint64_t help(ha_team *team, int thread)
 {
@@ -85,11 +100,8 @@ static uint64_t help(ha_team *team, int thread)
         if (number_of(atomic_load(&team->ticket)) != number || item >= n)
             return number;
         l->body(l->arg, item, thread);
-        if (atomic_fetch_add(&team->done, 1) + 1 == n && atomic_load(&team->owner_sleeps)) {
-            pthread_mutex_lock(&team->mutex);
-            pthread_cond_signal(&team->finished);
-            pthread_mutex_unlock(&team->mutex);
-        }
+        if (atomic_fetch_add(&team->done, 1) + 1 == n)
+            wake_owner(team);
     }
 }
 
@@ -105,13 +117,14 @@ static void wait_for_loop(ha_team *team, uint64_t last)
     pthread_mutex_unlock(&team->mutex);
 }
 
-static void wait_for_items(ha_team *team, int64_t n)
+/* The owner waits for its helpers. */
+static void wait_until(ha_team *team, int (*holds)(ha_team *team, uint64_t value), uint64_t value)
 {
-    if (look(team, is_finished, (uint64_t)n))
+    if (look(team, holds, value))
         return;
     pthread_mutex_lock(&team->mutex);
     atomic_store(&team->owner_sleeps, 1);
-    while (!is_finished(team, (uint64_t)n))
+    while (!holds(team, value))
         pthread_cond_wait(&team->finished, &team->mutex);
     atomic_store(&team->owner_sleeps, 0);
     pthread_mutex_unlock(&team->mutex);
@@ -143,7 +156,7 @@ void ha_parallel_for(ha_team *team, int64_t n, void (*body)(void *arg, int64_t i
     atomic_store(&team->ticket, number << ITEM_BITS);
     wake_helpers(team);
     help(team, 0);
-    wait_for_items(team, n);
+    wait_until(team, is_finished, (uint64_t)n);
 }
 
 static void serve(ha_team *team, int thread)
@@ -152,9 +165,12 @@ static void serve(ha_team *team, int thread)
         wait_for_loop(team, last);
         last = help(team, thread);
     }
+    atomic_fetch_add(&team->left, 1);
+    wake_owner(team);
 }
 
-/* Thread 0 does the work, the others serve it. */
+/* Thread 0 does the work, the others serve it. At the end it waits for them before OpenMP's barrier
+ * does, which would keep its processor busy: that may be the one that a helper needs to get here. */
 static void join(ha_team *team, int thread, int threads, void (*work)(void *arg, ha_team *team),
                  void *arg)
 {
@@ -167,6 +183,7 @@ static void join(ha_team *team, int thread, int threads, void (*work)(void *arg,
         work(arg, team);
         atomic_store(&team->over, 1);
         wake_helpers(team);
+        wait_until(team, have_left, (uint64_t)team->helpers);
     }
     ha_fpmode_set(mode);
 }
@@ -267,7 +284,7 @@ void ha_await(const atomic_int_least64_t *counter, int64_t value)
 {
     const struct timespec nap = {.tv_nsec = 20000};
     for (int spins = 0; atomic_load_explicit(counter, memory_order_acquire) < value; spins++)
-        if (spins >= 2000)
+        if (spins >= 6000)
             nanosleep(&nap, NULL);
         else if (spins >= 1000)
             sched_yield();

@@ -13,7 +13,7 @@
 #define TASKS_PER_THREAD 16
 
 /* Multiply-adds that make it worth while to wake a thread: some ten microseconds' work. */
-#define WORK_PER_THREAD 1e6
+#define WORK_PER_THREAD 2e6
 
 /* ---- layouts --------------------------------------------------------------------------------- */
 
