@@ -61,27 +61,39 @@ static inline __attribute__((always_inline)) void dots_step(vf acc[SUMS], const 
     for (int j = 0; j < SUMS / rows; j++) {
         vf x = load_row(k[j], dtype, c, n);
         for (int i = 0; i < rows; i++)
-            acc[j * rows + i] = vmadd(vload(q[i] + c), x, acc[j * rows + i]);
+            acc[j * rows + i] = vfma(vload(q[i] + c), x, acc[j * rows + i]);
     }
 }
+
+/* What the caches are asked for while scores are computed: first the chunk's own values, then, by the
+ * next group of rows, the keys of the next chunk. A hardware prefetcher loses its way at each change
+ * between keys and values. */
+typedef enum next_rows { NEXT_NONE, NEXT_VALUES, NEXT_KEYS } next_rows;
 
 /* A group of rows and the keys of a chunk that all of them see. */
 typedef struct group {
     const chunk *ch;
     int row, count; /* count <= 4 */
     int from, to;
-    int ahead;  /* the chunk's values are not in the caches yet */
+    next_rows next; /* what is asked for in passing */
     float *s;   /* [to - from, whole blocks][rows] */
     float *top; /* [VLEN] maxima, lane x of row x % rows */
 } group;
 
-/* Asks for the values of keys [j, j + n). */
-static inline void prefetch_values(const chunk *ch, int j, int n)
+/* Asks for the keys [j, j + n) of what comes next. */
+static inline void prefetch_next(const chunk *ch, next_rows next, int j, int n)
 {
-    int64_t bytes = ch->t->head_dim_v * (ch->t->v.dtype == HYPERATTN_F32 ? 4 : 2);
-    for (int x = j; x < j + n && x < ch->keys; x++)
+    const ha_in_place *t = ch->t;
+    const ha_rows *rows = next == NEXT_KEYS ? &t->k : &t->v;
+    int dim = next == NEXT_KEYS ? t->head_dim : t->head_dim_v;
+    int64_t bytes = dim * (rows->dtype == HYPERATTN_F32 ? 4 : 2);
+    int left = (next == NEXT_KEYS ? t->nkeys - ch->first - ch->keys : ch->keys) - j;
+    for (int x = 0; x < n && x < left; x++) {
+        const char *row = next == NEXT_KEYS ? ha_row_at(rows, ch->first + ch->keys + j + x)
+                                       : ch->v[j + x];
         for (int64_t b = 0; b < bytes; b += 64)
-            __builtin_prefetch(ch->v[x] + b, 0, 2);
+            __builtin_prefetch(row + b, 0, 2);
+    }
 }
 
 /* Scores of a group, and their maxima. Rows that do not exist repeat the last one. */
@@ -101,8 +113,8 @@ static inline __attribute__((always_inline)) void in_place_scores(const group *g
         vf acc[SUMS];
         for (int x = 0; x < SUMS; x++)
             acc[x] = vzero();
-        if (g->ahead)
-            prefetch_values(g->ch, j, SUMS / rows);
+        if (g->next)
+            prefetch_next(g->ch, g->next, j, SUMS / rows);
         for (int64_t c = 0; c < whole; c += VLEN)
             dots_step(acc, q, k, c, c + VLEN, dtype, rows);
         if (whole < n)
@@ -245,10 +257,10 @@ static int in_place_seen(const chunk *ch, int row)
 }
 
 /* `count` rows, all of which see the keys [from, to). */
-static void in_place_group(const chunk *ch, int row, int count, int from, int to, int ahead)
+static void in_place_group(const chunk *ch, int row, int count, int from, int to, next_rows next)
 {
     float s[4 * (CHUNK_KEYS + SUMS)], top[VLEN];
-    const group g = {ch, row, count, from, to, ahead, s, top};
+    const group g = {ch, row, count, from, to, next, s, top};
     int rows = count > 2 ? 4 : count;
     if (from >= to)
         return;
@@ -262,9 +274,9 @@ static void in_place_chunk(const chunk *ch)
     for (int row = 0; row < ch->t->rows; row += 4) {
         int count = ch->t->rows - row < 4 ? ch->t->rows - row : 4;
         int common = in_place_seen(ch, row); /* limits do not decrease */
-        in_place_group(ch, row, count, 0, common, row == 0);
+        in_place_group(ch, row, count, 0, common, row == 0 ? NEXT_VALUES : row == 4 ? NEXT_KEYS : NEXT_NONE);
         for (int i = row + 1; i < row + count; i++)
-            in_place_group(ch, i, 1, common, in_place_seen(ch, i), 0);
+            in_place_group(ch, i, 1, common, in_place_seen(ch, i), NEXT_NONE);
     }
 }
 
