@@ -8,11 +8,13 @@
 
 #include "module.h"
 
+#define FILE_NAME "libhyperattn-cuda.so"
+
 static ha_module cuda = {
     .status = HYPERATTN_EBACKEND,
     .absent = 1,
     .note = "",
-    .reason = "this build of the library loads no modules",
+    .reason = FILE_NAME ": this build of the library loads no modules",
 };
 
 #ifdef HA_HAVE_MODULES
@@ -28,7 +30,6 @@ static ha_module cuda = {
 #include "env.h"
 #include "log.h"
 
-#define FILE_NAME "libhyperattn-cuda.so"
 #define NAME "cuda"
 
 /* A table's size in version 1 of the contract. */

@@ -3,7 +3,6 @@
 #define HA_PLAN_H
 
 #include "context.h"
-#include "profile.h"
 
 struct hyperattn_plan {
     hyperattn_ctx *ctx;

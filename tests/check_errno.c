@@ -142,6 +142,7 @@ START_TEST(errno_stays_at_every_level)
 {
     setenv("HYPERATTN_CPU", levels[_i], 1);
     try_everything();
+    unsetenv("HYPERATTN_CPU");
 }
 END_TEST
 
@@ -154,6 +155,8 @@ START_TEST(errno_stays_without_a_backend)
     setenv("HYPERATTN_MODULE_PATH", "/nonexistent", 1);
     KEEPS(hyperattn_ctx_create(&ctx, NULL));
     KEEPS(hyperattn_ctx_destroy(ctx));
+    unsetenv("HYPERATTN_BACKEND");
+    unsetenv("HYPERATTN_MODULE_PATH");
 }
 END_TEST
 
@@ -168,6 +171,7 @@ START_TEST(errno_stays_when_logging_fails)
     KEEPS_AND(HYPERATTN_OK, hyperattn_ctx_create(&ctx, NULL));
     KEEPS((void)hyperattn_plan_workspace(NULL, 0));
     KEEPS(hyperattn_ctx_destroy(ctx));
+    unsetenv("HYPERATTN_LOG");
 }
 END_TEST
 
