@@ -18,7 +18,7 @@
 
 #define HA_BACKEND_ABI 1
 
-/* ---- what the host gives ------------------------------------------------------------------- */
+/* ---- what the host gives --------------------------------------------------------------------- */
 
 typedef enum ha_log_level {
     HA_LOG_ERROR,
@@ -27,7 +27,7 @@ typedef enum ha_log_level {
     HA_LOG_DEBUG
 } ha_log_level;
 
-/* The shared decisions of the algorithms: lib/algo. */
+/* The shared decisions of the algorithms: lib/algo/algo.h. */
 struct ha_algo;
 
 typedef struct ha_host {
@@ -45,7 +45,7 @@ typedef struct ha_host {
     const struct ha_algo *algo;
 } ha_host;
 
-/* ---- what a backend works on --------------------------------------------------------------- */
+/* ---- what a backend works on ----------------------------------------------------------------- */
 
 /* A context's device. */
 typedef struct ha_device {
@@ -92,7 +92,7 @@ typedef struct ha_gradients {
     void *dq, *dk, *dv;
 } ha_gradients;
 
-/* ---- what a backend gives ------------------------------------------------------------------ */
+/* ---- what a backend gives -------------------------------------------------------------------- */
 
 typedef enum ha_memory {
     HA_MEMORY_HOST,

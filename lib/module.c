@@ -26,6 +26,7 @@ static ha_module cuda = {
 #include <string.h>
 #include <sys/stat.h>
 
+#include "algo/algo.h"
 #include "context.h"
 #include "env.h"
 #include "log.h"
@@ -42,12 +43,13 @@ static const ha_host host = {
     .log = ha_log,
     .alloc = ha_alloc,
     .free = ha_free,
+    .algo = &ha_algo_table,
 };
 
 /* The module's table as far as it goes: functions of a later version are NULL. */
 static ha_backend table;
 
-/* ---- the file ------------------------------------------------------------------------------ */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 /* Whether FILE_NAME is in a directory, whose name is `length` bytes. */
 static int is_in(const char *directory, size_t length, char path[PATH_MAX])
@@ -61,18 +63,18 @@ static int is_in(const char *directory, size_t length, char path[PATH_MAX])
 }
 
 /* The objects of the process, in the order of the dynamic linker's list. */
-typedef struct object_walk {
+typedef struct object_search {
     int passed, found;
     char *path;
-} object_walk;
+} object_search;
 
-/* Looks beside the object that holds this code, and ends the walk there. The first object is the
+/* Looks beside the object that holds this code, and ends the search there. The first object is the
  * program, whose name is what its caller says: linked into it statically, there is no beside. */
 static int look_beside(struct dl_phdr_info *object, size_t size, void *arg)
 {
     (void)size;
-    object_walk *walk = arg;
-    int is_program = walk->passed++ == 0;
+    object_search *search = arg;
+    int is_program = search->passed++ == 0;
     for (int i = 0; i < object->dlpi_phnum; i++) {
         const ElfW(Phdr) *part = &object->dlpi_phdr[i];
         ElfW(Addr) from = object->dlpi_addr + part->p_vaddr;
@@ -80,7 +82,7 @@ static int look_beside(struct dl_phdr_info *object, size_t size, void *arg)
             continue;
         if (!is_program && object->dlpi_name[0] == '/') {
             size_t length = (size_t)(strrchr(object->dlpi_name, '/') - object->dlpi_name);
-            walk->found = is_in(object->dlpi_name, length, walk->path);
+            search->found = is_in(object->dlpi_name, length, search->path);
         }
         return 1;
     }
@@ -94,12 +96,12 @@ static int find(char path[PATH_MAX])
         cuda.note = HA_ENV_MODULE_PATH " is not an absolute path: ignored";
     else if (directory && is_in(directory, strlen(directory), path))
         return 1;
-    object_walk walk = {.path = path};
-    dl_iterate_phdr(look_beside, &walk);
-    return walk.found || is_in(HA_MODULE_DIR, strlen(HA_MODULE_DIR), path);
+    object_search search = {.path = path};
+    dl_iterate_phdr(look_beside, &search);
+    return search.found || is_in(HA_MODULE_DIR, strlen(HA_MODULE_DIR), path);
 }
 
-/* ---- its table ----------------------------------------------------------------------------- */
+/* ---- its table ------------------------------------------------------------------------------- */
 
 /* Whether an address that dlsym found is in this very file, and not in one that it depends on. */
 static int is_of(const void *address, void *handle)

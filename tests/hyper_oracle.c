@@ -85,7 +85,8 @@ static void head_free(head *x)
 {
     void *all[] = {x->directions, x->queries.proj, x->queries.slip, x->queries.bucket,
                    x->keys.proj, x->keys.slip, x->keys.bucket, x->korder, x->qorder, x->run,
-                   x->members, x->mass, x->layout.wave, x->layout.rects, x->layout.leaves, x->exact.entries, x->sampled.entries};
+                   x->members, x->mass, x->layout.wave, x->layout.rects,
+                   x->layout.leaves, x->exact.entries, x->sampled.entries};
     head_unload(&x->data);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
@@ -270,8 +271,8 @@ static ha_sampler sampler_of(head *x, const ha_rect *rect, int64_t t, int64_t dr
             ids[blocks.n++] = before = id;
     }
     ha_sampler s = {.exact = blocks, .outside = rect->nk - x->exact.n, .draws = draws,
-                    .mass = p->sampling == HYPERATTN_SAMPLING_VNORM ? x->mass : NULL, .seed = p->seed,
-                    .head = number(x), .rect = (uint32_t)(rect - x->layout.rects),
+                    .mass = p->sampling == HYPERATTN_SAMPLING_VNORM ? x->mass : NULL,
+                    .seed = p->seed, .head = number(x), .rect = (uint32_t)(rect - x->layout.rects),
                     .run = (uint32_t)t};
     for (int part = 0; part < 2; part++)
         for (int64_t j = rect->pinned[part][0]; j < rect->pinned[part][1]; j++)
@@ -316,7 +317,8 @@ static double tau_of(head *x, const ha_rect *rect)
                                HA_STREAM_TAU_ROWS + 8 * (uint32_t)(rect - x->layout.rects),
                                number(x));
         int64_t t = ha_below(w.w[0], (uint32_t)rect->nruns), all = list_rows(x, rect, t);
-        int64_t n = all < HA_TAU_ROWS ? all : HA_TAU_ROWS, first = ha_below(w.w[1], (uint32_t)(all - n + 1));
+        int64_t n = all < HA_TAU_ROWS ? all : HA_TAU_ROWS;
+        int64_t first = ha_below(w.w[1], (uint32_t)(all - n + 1));
         list_columns(x, rect, t, rect->nk);
         for (int64_t i = first; i < first + n; i++)
             tau = fmax(tau, sampled_sum(x, x->members[i]));

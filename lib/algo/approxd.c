@@ -196,7 +196,7 @@ int64_t ha_sample(const ha_sampler *s, int64_t first, int64_t max, uint32_t *pos
     return draw_uniform(s, first, max, position, log2_weight);
 }
 
-/* ---- tau, cap and floor ------------------------------------------------------------------------ */
+/* ---- tau, cap and floor ---------------------------------------------------------------------- */
 
 int64_t ha_tau_tiles(const hyperattn_params *params, int64_t nq)
 {

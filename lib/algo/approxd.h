@@ -59,7 +59,7 @@ int64_t ha_sample(const ha_sampler *s, int64_t first, int64_t max, uint32_t *pos
 /* How many draws there are. */
 int64_t ha_sample_draws(const ha_sampler *s);
 
-/* ---- tau, cap and floor ------------------------------------------------------------------------ */
+/* ---- tau, cap and floor ---------------------------------------------------------------------- */
 
 /* Rows of a tile of tau, which are neighbours in sorted order and share their exact block. Part of
  * the algorithm: tau, and so the cap, must not depend on what a kernel likes to compute at once. */

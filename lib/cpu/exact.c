@@ -88,7 +88,8 @@ static void pack_keys(void *arg, int64_t place, int64_t item, int thread)
     const ha_key_head *kh = &call->heads[place];
     ha_exact_head *h = &st->exact->heads[place];
     double start = ha_clock(call);
-    int64_t n = packed_keys(kh->layout), first = item * PACK_KEYS, end = ha_min(n, first + PACK_KEYS);
+    int64_t n = packed_keys(kh->layout), first = item * PACK_KEYS;
+    int64_t end = ha_min(n, first + PACK_KEYS);
     int64_t depth = ha_units(a, p->head_dim), vpanel = ha_round_up(n, a->nr) / a->pair;
     for (int64_t x = first; x < end; x += HA_SPLIT) {
         int64_t keys = ha_min(HA_SPLIT, end - x);

@@ -8,14 +8,26 @@
 #include "int64.h"
 
 /* Keys of a range. */
-#define RANGE_KEYS 4096
+#define RANGE_KEYS 2048
 
-/* One thread's buffers. Each head of the group has whole register blocks of rows. */
+/* Rows of a head up to which packing costs more than it saves. */
+#define IN_PLACE_ROWS 4
+
+/* Keys at a time that all rows meet where they lie: a second-level cache holds them. */
+#define IN_PLACE_KEYS 512
+
+/* Keys per row from which ranges of keys are better shared out than rows. */
+#define KEYS_PER_ROW 8
+
+/* One thread's buffers. */
 typedef struct ha_few_thread {
     ha_softmax rows;
+    int32_t *limit;
+    /* packed: */
     ha_key_pack pack;
     float *logw;
-    int32_t *limit;
+    /* in place: */
+    float *q;
 } ha_few_thread;
 
 typedef struct stage {
@@ -23,7 +35,13 @@ typedef struct stage {
     const ha_few *few;
 } stage;
 
-/* Rows between the heads of a group in a thread's softmax. */
+/* Whether keys and values are read where they lie. */
+static int is_in_place(const ha_layout *l)
+{
+    return l->nq <= IN_PLACE_ROWS;
+}
+
+/* Rows between the heads of a group in a thread's softmax, where keys are packed. */
 static int64_t rows_padded(const ha_cpu_plan *plan, const ha_layout *l)
 {
     return ha_round_up(l->nq, plan->arith->mr);
@@ -31,8 +49,12 @@ static int64_t rows_padded(const ha_cpu_plan *plan, const ha_layout *l)
 
 int ha_few_serves(const ha_cpu_plan *plan, const ha_layout *layout)
 {
-    return plan->params->method == HYPERATTN_EXACT && layout->nleaves &&
-           layout->nq <= HA_TASK_ROWS && plan->group * rows_padded(plan, layout) <= HA_TASK_ROWS;
+    if (plan->params->method != HYPERATTN_EXACT || !layout->nleaves || layout->nq > HA_TASK_ROWS)
+        return 0;
+    if (is_in_place(layout))
+        return plan->group <= HA_TASK_ROWS / IN_PLACE_ROWS;
+    int64_t rows = plan->group * rows_padded(plan, layout);
+    return rows <= HA_TASK_ROWS && layout->nk >= ha_max(2 * RANGE_KEYS, KEYS_PER_ROW * rows);
 }
 
 static int64_t ranges(const ha_layout *l)
@@ -42,7 +64,8 @@ static int64_t ranges(const ha_layout *l)
 
 void ha_few_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_few *few)
 {
-    int64_t kept = 0, served = 0;
+    const ha_arith *a = plan->arith, *f32 = &plan->kernels->f32;
+    int64_t kept = 0, served = 0, rows = HA_TASK_ROWS + f32->mr;
     for (int64_t i = 0; i < plan->nlayouts; i++) {
         const ha_layout *l = &plan->layouts[i];
         int serves = ha_few_serves(plan, l);
@@ -61,35 +84,67 @@ void ha_few_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_few *f
         ha_softmax_carve(c, plan, &t->rows, HA_TASK_ROWS);
         ha_key_pack_carve(c, plan, &t->pack);
         t->logw = ha_carve(c, HA_BATCH_KEYS, sizeof *t->logw);
-        t->limit = ha_carve(c, ha_round_up(plan->arith->br, plan->arith->mr), sizeof *t->limit);
+        t->limit = ha_carve(c, ha_round_up(ha_max(a->br, HA_IN_PLACE_ROWS), a->mr),
+                            sizeof *t->limit);
+        t->q = ha_carve(c, rows * ha_ldq(f32, plan->problem->head_dim), sizeof *t->q);
     }
 }
 
-/* ---- a range of keys ------------------------------------------------------------------------- */
+/* ---- rows of a group ------------------------------------------------------------------------- */
 
-/* All rows of the group in a thread's softmax; of each head those from its first on. */
+/* All rows of the group in a thread's softmax: those of each head together where keys are packed;
+ * in place, first row 0 of all heads, then row 1, so that later rows see no less. */
 typedef struct group {
     const ha_cpu_plan *plan;
     const ha_key_head *kh;
     ha_few_thread *t;
+    int64_t pieces; /* rows that lie together, of one head */
 } group;
 
-static ha_query_rows head_rows(const group *g, int64_t head)
+static group group_of(const ha_cpu_plan *plan, const ha_key_head *kh, ha_few_thread *t)
 {
-    return (ha_query_rows){g->kh, head, NULL, 0, g->kh->layout->nq};
+    int64_t pieces = plan->group * (is_in_place(kh->layout) ? kh->layout->nq : 1);
+    return (group){plan, kh, t, pieces};
 }
 
-static ha_softmax head_softmax(const group *g, int64_t head)
+static ha_query_rows piece_rows(const group *g, int64_t piece)
 {
-    return ha_softmax_from(g->plan, &g->t->rows, head * rows_padded(g->plan, g->kh->layout));
+    if (is_in_place(g->kh->layout))
+        return (ha_query_rows){g->kh, piece % g->plan->group, NULL, piece / g->plan->group, 1};
+    return (ha_query_rows){g->kh, piece, NULL, 0, g->kh->layout->nq};
 }
+
+static ha_softmax piece_softmax(const group *g, int64_t piece)
+{
+    const ha_layout *l = g->kh->layout;
+    return ha_softmax_from(g->plan, &g->t->rows,
+                           is_in_place(l) ? piece : piece * rows_padded(g->plan, l));
+}
+
+static void load_rows(const group *g)
+{
+    const hyperattn_problem *p = g->plan->problem;
+    const ha_arith *f32 = &g->plan->kernels->f32;
+    for (int64_t piece = 0; piece < g->pieces; piece++) {
+        const ha_query_rows at = piece_rows(g, piece);
+        const ha_rows q = ha_rows_at(&g->kh->q, &at);
+        ha_softmax s = piece_softmax(g, piece);
+        if (is_in_place(g->kh->layout)) /* zeros behind the row are the next row's place */
+            f32->load_q(g->t->q + piece * ha_ldq(f32, p->head_dim), &q, 1, p->head_dim);
+        else
+            ha_softmax_load_q(g->plan, &s, &at);
+        ha_softmax_clear(g->plan, &s, at.rows);
+    }
+}
+
+/* ---- keys that are packed -------------------------------------------------------------------- */
 
 /* The keys [first, first + n) that are packed, against the rows of one head. */
 static void attend_head(const group *g, int64_t head, int64_t first, int64_t n, int careful)
 {
     const ha_arith *a = g->plan->arith;
     const ha_layout *l = g->kh->layout;
-    const ha_softmax s = head_softmax(g, head);
+    const ha_softmax s = piece_softmax(g, head);
     int causal = g->plan->problem->causal;
     for (int64_t x = 0; x < n; x += a->bc)
         for (int64_t r = 0; r < l->nq; r += a->br) {
@@ -110,7 +165,7 @@ static void attend_head(const group *g, int64_t head, int64_t first, int64_t n, 
         }
 }
 
-static void attend_range(const group *g, int64_t begin, int64_t end)
+static void attend_packed(const group *g, int64_t begin, int64_t end)
 {
     const hyperattn_problem *p = g->plan->problem;
     const ha_arith *a = g->plan->arith;
@@ -128,6 +183,49 @@ static void attend_range(const group *g, int64_t begin, int64_t end)
     }
 }
 
+/* ---- keys where they lie --------------------------------------------------------------------- */
+
+/* Rows [r, r + n) of the softmax against keys [x, end). */
+static void step_in_place(const group *g, int64_t r, int64_t n, int64_t x, int64_t end)
+{
+    const hyperattn_problem *p = g->plan->problem;
+    const ha_layout *l = g->kh->layout;
+    const ha_softmax s = ha_softmax_from(g->plan, &g->t->rows, r);
+    int64_t ldq = ha_ldq(&g->plan->kernels->f32, p->head_dim), low = end - x;
+    ha_in_place step = {
+        .q = g->t->q + r * ldq,
+        .ldq = ldq,
+        .k = g->kh->k,
+        .v = g->kh->v,
+        .rows = (int)n,
+        .nkeys = (int)(end - x),
+        .head_dim = (int)p->head_dim,
+        .head_dim_v = (int)p->head_dim_v,
+        .scale = p->softmax_scale * HA_LOG2E,
+        .m = s.m,
+        .l = s.l,
+        .acc = s.acc,
+        .ldacc = g->plan->ldacc,
+    };
+    step.k.first = step.v.first = x;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = (r + i) / g->plan->group;
+        int64_t limit = ha_leaf_limit(l, &l->leaves[0], p->causal, row) - x;
+        g->t->limit[i] = (int32_t)ha_max(0, ha_min(limit, end - x));
+        low = ha_min(low, limit);
+    }
+    step.limit = low < end - x ? g->t->limit : NULL;
+    g->plan->kernels->attend_in_place(&step);
+}
+
+static void attend_in_place(const group *g, int64_t begin, int64_t end)
+{
+    for (int64_t x = begin; x < end; x += IN_PLACE_KEYS)
+        for (int64_t r = 0; r < g->pieces; r += HA_IN_PLACE_ROWS)
+            step_in_place(g, r, ha_min(HA_IN_PLACE_ROWS, g->pieces - r), x,
+                          ha_min(end, x + IN_PLACE_KEYS));
+}
+
 /* ---- the stage ------------------------------------------------------------------------------- */
 
 static int64_t count_ranges(const void *arg, int64_t place)
@@ -143,22 +241,20 @@ static void run_range(void *arg, int64_t place, int64_t item, int thread)
     const stage *st = arg;
     const ha_call *call = st->call;
     const ha_cpu_plan *plan = call->plan;
-    const group g = {plan, &call->heads[place], &st->few->threads[thread]};
+    const group g = group_of(plan, &call->heads[place], &st->few->threads[thread]);
     const ha_layout *l = g.kh->layout;
-    int64_t end = ha_min(l->nk, (item + 1) * RANGE_KEYS);
+    const ha_states *states = &st->few->heads[place];
+    int64_t begin = item * RANGE_KEYS, end = ha_min(l->nk, begin + RANGE_KEYS);
     double start = ha_clock(call);
-    for (int64_t head = 0; head < plan->group; head++) {
-        ha_softmax s = head_softmax(&g, head);
-        const ha_query_rows at = head_rows(&g, head);
-        ha_softmax_load_q(plan, &s, &at);
-        ha_softmax_clear(plan, &s, l->nq);
-    }
-    attend_range(&g, item * RANGE_KEYS, end);
-    for (int64_t head = 0; head < plan->group; head++) {
-        ha_softmax s = head_softmax(&g, head);
-        const ha_query_rows at = head_rows(&g, head);
-        const ha_states kept =
-            ha_states_from(plan, &st->few->heads[place], item * plan->group * l->nq);
+    load_rows(&g);
+    if (is_in_place(l))
+        attend_in_place(&g, begin, end);
+    else
+        attend_packed(&g, begin, end);
+    for (int64_t piece = 0; piece < g.pieces; piece++) {
+        ha_softmax s = piece_softmax(&g, piece);
+        const ha_query_rows at = piece_rows(&g, piece);
+        const ha_states kept = ha_states_from(plan, states, item * plan->group * l->nq);
         if (ranges(l) == 1)
             ha_softmax_finish(plan, &s, &at);
         else
@@ -179,17 +275,17 @@ static void sum_ranges(void *arg, int64_t place, int64_t head, int thread)
     const stage *st = arg;
     const ha_call *call = st->call;
     const ha_cpu_plan *plan = call->plan;
-    const group g = {plan, &call->heads[place], &st->few->threads[thread]};
-    const ha_layout *l = g.kh->layout;
-    const ha_query_rows at = head_rows(&g, head);
+    const ha_key_head *kh = &call->heads[place];
+    ha_softmax *s = &st->few->threads[thread].rows;
+    const ha_query_rows at = {kh, head, NULL, 0, kh->layout->nq};
     double start = ha_clock(call);
-    ha_softmax_clear(plan, &g.t->rows, l->nq);
-    for (int64_t range = 0; range < ranges(l); range++) {
-        const ha_states kept =
-            ha_states_from(plan, &st->few->heads[place], range * plan->group * l->nq);
-        ha_softmax_fold(plan, &g.t->rows, &kept, &at);
+    ha_softmax_clear(plan, s, at.rows);
+    for (int64_t range = 0; range < ranges(kh->layout); range++) {
+        const ha_states kept = ha_states_from(plan, &st->few->heads[place],
+                                              range * plan->group * kh->layout->nq);
+        ha_softmax_fold(plan, s, &kept, &at);
     }
-    ha_softmax_finish(plan, &g.t->rows, &at);
+    ha_softmax_finish(plan, s, &at);
     ha_clock_add(call, thread, HA_STAGE_STATE, start);
 }
 

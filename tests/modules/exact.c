@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A module that serves: exact attention of f32 tensors in plain C, under the name of CUDA. Devices
- * 0 to 7 are "there". Its source knows the contract's header and nothing else of the library.
+ * 0 to 7 are "there". Its source knows the contract's header and lib/algo's, and nothing else of the
+ * library.
  */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "algo/algo.h"
 #include "backend.h"
 
 static const ha_host *host;
@@ -49,6 +51,11 @@ static hyperattn_status fake_plan(ha_plan *plan)
     const hyperattn_problem *p = plan->problem;
     if (plan->params->method != HYPERATTN_EXACT || p->dtype != HYPERATTN_F32 || p->cu_seqlens_q)
         return host->fail(HYPERATTN_ENOTSUP, "the fake module does plain f32 only");
+    ha_layout counted = {.nq = p->seqlen_q, .nk = p->seqlen_k};
+    host->algo->layout_build(&counted, plan->params, p->causal);
+    if (counted.nleaves != 1 || counted.nwaves != 0)
+        return host->fail(HYPERATTN_EBACKEND, "the host cuts exact attention into %lld leaves",
+                          (long long)counted.nleaves);
     layout *own = host->alloc(plan->device->ctx, sizeof *own);
     if (!own)
         return HYPERATTN_ENOMEM;
