@@ -14,6 +14,6 @@ static inline void ha_restore_errno(const int *before)
 }
 
 #define HA_KEEP_ERRNO \
-    __attribute__((cleanup(ha_restore_errno))) const int ha_errno_before = errno
+    __attribute__((cleanup(ha_restore_errno), unused)) const int ha_errno_before = errno
 
 #endif
