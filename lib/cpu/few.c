@@ -13,7 +13,7 @@
 /* Rows of a head up to which packing costs more than it saves. */
 #define IN_PLACE_ROWS 4
 
-/* Keys at a time that all rows meet where they lie: a second-level cache holds them. */
+/* Keys at a time that several steps of rows meet where they lie: a second-level cache holds them. */
 #define IN_PLACE_KEYS 512
 
 /* Keys per row from which ranges of keys are better shared out than rows. */
@@ -220,10 +220,10 @@ static void step_in_place(const group *g, int64_t r, int64_t n, int64_t x, int64
 
 static void attend_in_place(const group *g, int64_t begin, int64_t end)
 {
-    for (int64_t x = begin; x < end; x += IN_PLACE_KEYS)
+    int64_t keys = g->pieces > HA_IN_PLACE_ROWS ? IN_PLACE_KEYS : RANGE_KEYS;
+    for (int64_t x = begin; x < end; x += keys)
         for (int64_t r = 0; r < g->pieces; r += HA_IN_PLACE_ROWS)
-            step_in_place(g, r, ha_min(HA_IN_PLACE_ROWS, g->pieces - r), x,
-                          ha_min(end, x + IN_PLACE_KEYS));
+            step_in_place(g, r, ha_min(HA_IN_PLACE_ROWS, g->pieces - r), x, ha_min(end, x + keys));
 }
 
 /* ---- the stage ------------------------------------------------------------------------------- */
