@@ -20,6 +20,12 @@ typedef struct kern_run {
     int all; /* every bit pattern of exp2 */
 } kern_run;
 
+/* The dtype that the arithmetic multiplies. */
+static inline hyperattn_dtype kern_own_dtype(const kern_run *run)
+{
+    return run->arith->pair == 2 ? HYPERATTN_BF16 : HYPERATTN_F32;
+}
+
 /* Verifies one shape; returns NULL or what is wrong. The random numbers depend on the seed and the
  * case's name only, so all levels see the same. */
 typedef const char *kern_case(const kern_run *run, rng *r, const void *shape);

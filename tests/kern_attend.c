@@ -39,20 +39,6 @@ static const char *run_and_check(const kern_run *run)
     return why ? why : tile_check(run, &problem, &state);
 }
 
-/* Row i has the same bits in both states. */
-static void same_row(kern_worst *w, int i)
-{
-    kern_same_bits(w, "m", 0, i, kern_bits(before.m[i]), kern_bits(state.m[i]), 8);
-    kern_same_bits(w, "l", 0, i, kern_bits(before.l[i]), kern_bits(state.l[i]), 8);
-    for (int c = 0; c < problem.dv; c++)
-        kern_same_bits(w, "acc", i, c, kern_bits(before.acc[i][c]), kern_bits(state.acc[i][c]), 8);
-}
-
-static hyperattn_dtype own_dtype(const kern_run *run)
-{
-    return run->arith->pair == 2 ? HYPERATTN_BF16 : HYPERATTN_F32;
-}
-
 static void try_attend(const kern_run *run, kern_case *verify, const attend_shape *s,
                        const char *what)
 {
@@ -73,7 +59,7 @@ static const char *plain_case(const kern_run *run, rng *r, const void *shape)
 void kern_attend_shapes(const kern_run *run)
 {
     const ha_arith *a = run->arith;
-    attend_shape s = {.dtype = own_dtype(run), .chunks = 1, .rows = 7, .keys = {37}};
+    attend_shape s = {.dtype = kern_own_dtype(run), .chunks = 1, .rows = 7, .keys = {37}};
     for (int d = 0; d < KERN_DIMS; d++)
         for (int n = 0; n < PLACEMENTS; n++) {
             s.head_dim = kern_dims[d];
@@ -93,28 +79,13 @@ void kern_attend_shapes(const kern_run *run)
         s.dv = 1 + s.keys[0] % 80;
         try_attend(run, plain_case, &s, "");
     }
-    s = (attend_shape){own_dtype(run), a->br, 128, 128, 1, {a->bc}, AT_END, 0, 0, 0};
+    s = (attend_shape){kern_own_dtype(run), a->br, 128, 128, 1, {a->bc}, AT_END, 0, 0, 0};
     try_attend(run, plain_case, &s, "whole tile, ");
     s.dv = 0;
     try_attend(run, plain_case, &s, "no values, ");
 }
 
 /* ---- limits and caps ------------------------------------------------------------------------- */
-
-static void limit_randomly(rng *r)
-{
-    int limit = (int)rng_below(r, 8) - 4, total = tile_total(&problem);
-    problem.has_limit = 1;
-    for (int i = 0; i < problem.rows; i++)
-        problem.limit[i] = limit += (int)rng_below(r, 1 + 2 * total / problem.rows);
-}
-
-static void cap_randomly(rng *r)
-{
-    problem.has_cap = 1;
-    for (int i = 0; i < problem.rows; i++)
-        problem.cap[i] = rng_below(r, 4) ? (float)rng_gauss(r) - 1 : INFINITY;
-}
 
 /* Row i sees the keys below slope * i + kind, which may be none or more than there are. */
 static const char *limits_case(const kern_run *run, rng *r, const void *shape)
@@ -133,7 +104,7 @@ static const char *hidden_case(const kern_run *run, rng *r, const void *shape)
 {
     const attend_shape *s = shape;
     start(s, r);
-    limit_randomly(r);
+    tile_limit_randomly(&problem, r);
     const char *why = tile_run(run, &problem, &before);
     int last = (int)rng_below(r, s->rows);
     int seen = problem.limit[last] < 0 ? 0 : problem.limit[last];
@@ -148,21 +119,21 @@ static const char *hidden_case(const kern_run *run, rng *r, const void *shape)
         why = tile_run(run, &problem, &state);
     kern_worst w = {0};
     for (int i = 0; i <= last; i++)
-        same_row(&w, i);
+        tile_same_row(&w, &problem, &before, &state, i);
     return why ? why : kern_verdict(&w);
 }
 
 static const char *caps_case(const kern_run *run, rng *r, const void *shape)
 {
     start(shape, r);
-    cap_randomly(r);
+    tile_cap_randomly(&problem, r);
     return run_and_check(run);
 }
 
 void kern_attend_masks(const kern_run *run)
 {
     const ha_arith *a = run->arith;
-    attend_shape s = {.dtype = own_dtype(run), .head_dim = 24, .dv = 24, .chunks = 2,
+    attend_shape s = {.dtype = kern_own_dtype(run), .head_dim = 24, .dv = 24, .chunks = 2,
                       .keys = {a->bc, 29}};
     for (int n = 0; (s.kind = 3 * n - 2 * a->br) <= a->bc + 35; n++) {
         s.rows = 1 + 7 * n % a->br;
@@ -218,7 +189,7 @@ void kern_attend_chains(const kern_run *run)
 {
     const ha_arith *a = run->arith;
     for (int n = 0; n < 4 * CHAINS; n++) {
-        attend_shape s = {own_dtype(run), 1 + 11 * n % a->br, 1 + 13 * n % 90, 1 + 29 * n % 90,
+        attend_shape s = {kern_own_dtype(run), 1 + 11 * n % a->br, 1 + 13 * n % 90, 1 + 29 * n % 90,
                           TILE_CHUNKS, {1 + 31 * n % a->bc, a->bc, 1 + 17 * n % a->bc},
                           (placement)(n % PLACEMENTS), n % CHAINS, 0, 0};
         try_attend(run, chain_case, &s, chain_names[s.kind]);
@@ -261,9 +232,9 @@ static void make_odd(const attend_shape *s, rng *r)
     int64_t nq = problem.rows * problem.head_dim, nk = total * problem.head_dim;
     int64_t nv = total * problem.dv;
     if (s->capped)
-        cap_randomly(r);
+        tile_cap_randomly(&problem, r);
     if (kind == VALUE_ODD_MASKED || kind == KEY_ODD_MASKED)
-        limit_randomly(r);
+        tile_limit_randomly(&problem, r);
     switch (kind) {
     case VALUE_ODD_SEEN:
     case VALUE_ODD_MASKED:
@@ -304,7 +275,7 @@ static const char *query_case(const kern_run *run, rng *r, const void *shape)
     double x = s->kind == QUERY_NAN ? NAN : INFINITY;
     start(s, r);
     if (s->capped)
-        cap_randomly(r);
+        tile_cap_randomly(&problem, r);
     const char *why = tile_run(run, &problem, &before);
     int row = (int)rng_below(r, s->rows);
     element_put(problem.q, row * s->head_dim + rng_below(r, s->head_dim), s->dtype, x);
@@ -313,7 +284,7 @@ static const char *query_case(const kern_run *run, rng *r, const void *shape)
     kern_worst w = {0};
     for (int i = 0; i < s->rows; i++)
         if (i != row)
-            same_row(&w, i);
+            tile_same_row(&w, &problem, &before, &state, i);
     if (isnan(x)) {
         kern_near(&w, "l", 0, row, NAN, state.l[row], 0);
         for (int c = 0; c < s->dv; c++)
@@ -326,8 +297,8 @@ void kern_attend_odd(const kern_run *run)
 {
     const ha_arith *a = run->arith;
     for (int n = 0; n < 8 * ODDS; n++) {
-        attend_shape s = {own_dtype(run), 1 + 11 * n % a->br, 2 + 13 * n % 70, 1 + 29 * n % 70, 2,
-                          {1 + 37 * n % a->bc, 1 + 17 * n % a->bc, 0},
+        attend_shape s = {kern_own_dtype(run), 1 + 11 * n % a->br, 2 + 13 * n % 70,
+                          1 + 29 * n % 70, 2, {1 + 37 * n % a->bc, 1 + 17 * n % a->bc, 0},
                           (placement)(n % PLACEMENTS), n % ODDS, 0, n / ODDS % 2};
         int in_q = s.kind == QUERY_NAN || s.kind == QUERY_INF;
         char what[64];
@@ -342,7 +313,7 @@ static const char *mixed_case(const kern_run *run, rng *r, const void *shape)
 {
     (void)shape;
     const ha_arith *a = run->arith;
-    attend_shape s = {.dtype = own_dtype(run), .at = (placement)rng_below(r, PLACEMENTS)};
+    attend_shape s = {.dtype = kern_own_dtype(run), .at = (placement)rng_below(r, PLACEMENTS)};
     if (a->pair == 1)
         s.dtype = (hyperattn_dtype)rng_below(r, 3);
     s.rows = 1 + (int)rng_below(r, 1 + rng_below(r, a->br));
@@ -354,9 +325,9 @@ static const char *mixed_case(const kern_run *run, rng *r, const void *shape)
     start(&s, r);
     problem.careful = rng_below(r, 4) == 0;
     if (rng_below(r, 2))
-        limit_randomly(r);
+        tile_limit_randomly(&problem, r);
     if (rng_below(r, 2))
-        cap_randomly(r);
+        tile_cap_randomly(&problem, r);
     int holes = rng_below(r, 2) == 0;
     for (int j = 0; j < tile_total(&problem); j++)
         problem.logw[j] = holes && rng_below(r, 5) == 0 ? -INFINITY : 5 * (float)rng_gauss(r);

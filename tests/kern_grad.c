@@ -56,11 +56,6 @@ static const char *run_and_check(const kern_run *run, rng *r)
     return why ? why : grad_check(run, &problem, &before, &state);
 }
 
-static hyperattn_dtype own_dtype(const kern_run *run)
-{
-    return run->arith->pair == 2 ? HYPERATTN_BF16 : HYPERATTN_F32;
-}
-
 static void try_grad(const kern_run *run, kern_case *verify, const grad_shape *s, const char *what)
 {
     kern_try(run, verify, s, "%s%s, %d+%d rows, %d+%d keys, head_dim %d, dv %d, %s", what,
@@ -81,7 +76,8 @@ static const char *plain_case(const kern_run *run, rng *r, const void *shape)
 void kern_grad_shapes(const kern_run *run)
 {
     const ha_arith *a = run->arith;
-    grad_shape s = {.dtype = own_dtype(run), .tiles = 1, .rows = {7}, .chunks = 1, .keys = {37}};
+    grad_shape s = {.dtype = kern_own_dtype(run), .tiles = 1, .rows = {7}, .chunks = 1,
+                    .keys = {37}};
     for (int d = 0; d < KERN_DIMS; d++)
         for (int n = 0; n < PLACEMENTS; n++) {
             s.head_dim = kern_dims[d];
@@ -101,7 +97,7 @@ void kern_grad_shapes(const kern_run *run)
         s.dv = 1 + s.keys[0] % 80;
         try_grad(run, plain_case, &s, "");
     }
-    s = (grad_shape){own_dtype(run), 2, {a->gr, 9}, 2, {a->gc, 21}, 72, 96, AT_END, 0, 0};
+    s = (grad_shape){kern_own_dtype(run), 2, {a->gr, 9}, 2, {a->gc, 21}, 72, 96, AT_END, 0, 0};
     try_grad(run, plain_case, &s, "whole tiles, ");
 }
 
@@ -174,7 +170,7 @@ static const char *holes_case(const kern_run *run, rng *r, const void *shape)
 void kern_grad_masks(const kern_run *run)
 {
     const ha_arith *a = run->arith;
-    grad_shape s = {.dtype = own_dtype(run), .head_dim = 24, .dv = 17, .chunks = 2,
+    grad_shape s = {.dtype = kern_own_dtype(run), .head_dim = 24, .dv = 17, .chunks = 2,
                     .keys = {a->gc, 29}};
     for (int n = 0; (s.kind = 3 * n - 2 * a->gr) <= a->gc + 35; n++) {
         s.tiles = 1 + n % 2;
@@ -285,7 +281,7 @@ void kern_grad_odd(const kern_run *run)
 {
     const ha_arith *a = run->arith;
     for (int n = 0; n < 12 * ODDS; n++) {
-        grad_shape s = {own_dtype(run), 1 + n % 2, {1 + 11 * n % a->gr, 1 + n % 13}, 2,
+        grad_shape s = {kern_own_dtype(run), 1 + n % 2, {1 + 11 * n % a->gr, 1 + n % 13}, 2,
                         {1 + 37 * n % a->gc, 1 + 17 * n % a->gc}, 2 + 13 * n % 70,
                         1 + 29 * n % 70, (placement)(n % PLACEMENTS), n % ODDS, 0};
         try_grad(run, odd_case, &s, odd_names[s.kind]);
@@ -298,7 +294,7 @@ static const char *mixed_case(const kern_run *run, rng *r, const void *shape)
 {
     (void)shape;
     const ha_arith *a = run->arith;
-    grad_shape s = {.dtype = own_dtype(run), .at = (placement)rng_below(r, PLACEMENTS)};
+    grad_shape s = {.dtype = kern_own_dtype(run), .at = (placement)rng_below(r, PLACEMENTS)};
     if (a->pair == 1)
         s.dtype = (hyperattn_dtype)rng_below(r, 3);
     s.head_dim = 1 + (int)rng_below(r, 140);

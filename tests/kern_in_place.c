@@ -163,14 +163,6 @@ static const char *plain_case(const kern_run *run, rng *r, const void *arg)
     return run_and_check(run, arg);
 }
 
-static void limit_randomly(rng *r)
-{
-    int limit = (int)rng_below(r, 8) - 4, total = tile_total(&problem);
-    problem.has_limit = 1;
-    for (int i = 0; i < problem.rows; i++)
-        problem.limit[i] = limit += (int)rng_below(r, 1 + 2 * total / problem.rows);
-}
-
 static const char *limits_case(const kern_run *run, rng *r, const void *arg)
 {
     const shape *s = arg;
@@ -186,7 +178,7 @@ static const char *hidden_case(const kern_run *run, rng *r, const void *arg)
 {
     const shape *s = arg;
     start(s, r);
-    limit_randomly(r);
+    tile_limit_randomly(&problem, r);
     const char *why = run_steps(run, s, &before);
     int last = (int)rng_below(r, s->rows);
     for (int j = problem.limit[last] < 0 ? 0 : problem.limit[last]; j < tile_total(&problem); j++) {
@@ -198,13 +190,8 @@ static const char *hidden_case(const kern_run *run, rng *r, const void *arg)
     if (!why)
         why = run_steps(run, s, &state);
     kern_worst w = {0};
-    for (int i = 0; i <= last; i++) {
-        kern_same_bits(&w, "m", 0, i, kern_bits(before.m[i]), kern_bits(state.m[i]), 8);
-        kern_same_bits(&w, "l", 0, i, kern_bits(before.l[i]), kern_bits(state.l[i]), 8);
-        for (int c = 0; c < s->dv; c++)
-            kern_same_bits(&w, "acc", i, c, kern_bits(before.acc[i][c]),
-                           kern_bits(state.acc[i][c]), 8);
-    }
+    for (int i = 0; i <= last; i++)
+        tile_same_row(&w, &problem, &before, &state, i);
     return why ? why : kern_verdict(&w);
 }
 
@@ -242,6 +229,43 @@ static const char *odd_case(const kern_run *run, rng *r, const void *arg)
     for (int64_t x = 0; x < (int64_t)total * s->dv && s->kind == SUBNORMAL; x += 2)
         element_put(problem.v, x, s->dtype, s->dtype == HYPERATTN_F16 ? 0x1p-20 : 0x1p-130);
     return run_and_check(run, s);
+}
+
+/* Heads as wide as the library takes: keys of which a few fill the caches. */
+static const char *wide_case(const kern_run *run, rng *r, const void *arg)
+{
+    enum { DIM = 65536, WIDE_KEYS = 19, ROWS = 3 };
+    const hyperattn_dtype dtype = *(const hyperattn_dtype *)arg;
+    guarded k = guarded_new(WIDE_KEYS * DIM * dtype_size(dtype), AT_END);
+    guarded q = kern_floats(ROWS * DIM, AT_END), acc = kern_floats(ROWS * DIM, AT_END);
+    float m[ROWS], l[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        m[i] = -INFINITY;
+        l[i] = 0;
+    }
+    memset(acc.data, 0, acc.size);
+    for (int64_t x = 0; x < ROWS * DIM; x++)
+        ((float *)q.data)[x] = (float)rng_gauss(r);
+    for (int64_t x = 0; x < WIDE_KEYS * DIM; x++) /* a column's own number, so known sums */
+        element_put(k.data, x, dtype, (double)(x % DIM % 31 - 15) / 16);
+    guarded_read_only(&k);
+    ha_rows rows = {k.data, DIM, NULL, 0, dtype};
+    run->table->attend_in_place(&(ha_in_place){
+        .q = (const float *)q.data, .ldq = DIM, .k = rows, .v = rows, .rows = ROWS,
+        .nkeys = WIDE_KEYS, .head_dim = DIM, .head_dim_v = DIM, .scale = 1.0f / 256, .m = m,
+        .l = l, .acc = (float *)acc.data, .ldacc = DIM});
+    kern_worst w = {0};
+    for (int i = 0; i < ROWS; i++) {
+        kern_near(&w, "l", 0, i, WIDE_KEYS, l[i], 1e-4); /* all scores are the same */
+        for (int64_t c = 0; c < DIM; c++)
+            kern_near(&w, "acc", i, c, WIDE_KEYS * (double)(c % 31 - 15) / 16,
+                      ((const float *)acc.data)[i * DIM + c], 1e-4);
+    }
+    const char *why = guarded_check(&acc);
+    guarded_free(&k);
+    guarded_free(&q);
+    guarded_free(&acc);
+    return why ? why : kern_verdict(&w);
 }
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
@@ -304,6 +328,8 @@ void kern_in_place(const kern_run *run)
     for (int dtype = 0; dtype < 3; dtype++) {
         try_tails(run, (hyperattn_dtype)dtype);
         try_masks(run, (hyperattn_dtype)dtype);
+        kern_try(run, wide_case, &(hyperattn_dtype){(hyperattn_dtype)dtype}, "%s, 65536 columns",
+                 dtype_name((hyperattn_dtype)dtype));
         for (int n = 0; n < 4 * ODDS; n++) {
             shape s = {(hyperattn_dtype)dtype, 1 + 3 * n % HA_IN_PLACE_ROWS, 1 + 13 * n % 90,
                        1 + 29 * n % 90, 2, {1 + 131 * n % 400, 1 + 17 * n % 90},

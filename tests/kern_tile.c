@@ -29,6 +29,31 @@ void tile_fill(tile_problem *p, rng *r)
     p->scale = 1.4427f / sqrtf((float)p->head_dim);
 }
 
+void tile_limit_randomly(tile_problem *p, rng *r)
+{
+    int limit = (int)rng_below(r, 8) - 4, total = tile_total(p);
+    p->has_limit = 1;
+    for (int i = 0; i < p->rows; i++)
+        p->limit[i] = limit += (int)rng_below(r, 1 + 2 * total / p->rows);
+}
+
+void tile_cap_randomly(tile_problem *p, rng *r)
+{
+    p->has_cap = 1;
+    for (int i = 0; i < p->rows; i++)
+        p->cap[i] = rng_below(r, 4) ? (float)rng_gauss(r) - 1 : INFINITY;
+}
+
+void tile_same_row(kern_worst *w, const tile_problem *p, const tile_state *before,
+                   const tile_state *after, int i)
+{
+    kern_same_bits(w, "m", 0, i, kern_bits(before->m[i]), kern_bits(after->m[i]), 8);
+    kern_same_bits(w, "l", 0, i, kern_bits(before->l[i]), kern_bits(after->l[i]), 8);
+    for (int c = 0; c < p->dv; c++)
+        kern_same_bits(w, "acc", i, c, kern_bits(before->acc[i][c]), kern_bits(after->acc[i][c]),
+                       8);
+}
+
 /* ---- running --------------------------------------------------------------------------------- */
 
 enum { Q, K, V, LOGW, LIMIT, CAP, AHEAD, M, L, ACC, SCRATCH, BUFFERS };

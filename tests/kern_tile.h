@@ -38,10 +38,18 @@ int tile_total(const tile_problem *p);
 /* Gaussian q, k and v; no weights, limits or caps. */
 void tile_fill(tile_problem *p, rng *r);
 
+/* Limits that do not decrease, from none of the keys to more than there are; and caps. */
+void tile_limit_randomly(tile_problem *p, rng *r);
+void tile_cap_randomly(tile_problem *p, rng *r);
+
 /* Runs every chunk; NULL, or what the kernels did beside their task. */
 const char *tile_run(const kern_run *run, const tile_problem *p, tile_state *state);
 
 /* NULL, or where state leaves the model by more than rounding. */
 const char *tile_check(const kern_run *run, const tile_problem *p, const tile_state *state);
+
+/* Row i has the same bits in both states. */
+void tile_same_row(kern_worst *w, const tile_problem *p, const tile_state *before,
+                   const tile_state *after, int i);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * attend_in_place, in the vocabulary of a vec_*.h: a few rows against keys that are read once, from
- * memory, whose rate is the limit. Keys are taken in chunks that the caches hold, and groups of 4, 2
- * or 1 rows pass over a chunk in turn: scores, which run over head_dim in vectors, their weights,
+ * memory, whose rate is the limit. Keys are taken in chunks that the caches hold, and groups of 4,
+ * 2 or 1 rows pass over a chunk in turn: scores, which run over head_dim in vectors, their weights,
  * and the product with the values, which runs over the values' columns in vectors. A group's scores
  * lie as [key][row], so that a vector of them is VLEN / rows keys.
  *
@@ -20,7 +20,7 @@
 /* One chunk: its rows of k and v. Behind the last one, k repeats it for the rest of a block. */
 typedef struct chunk {
     const ha_in_place *t;
-    int first, keys;
+    int first, keys, last; /* last: keys that any row sees, in all chunks */
     const char *k[CHUNK_KEYS + SUMS], *v[CHUNK_KEYS];
 } chunk;
 
@@ -65,9 +65,9 @@ static inline __attribute__((always_inline)) void dots_step(vf acc[SUMS], const 
     }
 }
 
-/* What the caches are asked for while scores are computed: first the chunk's own values, then, by the
- * next group of rows, the keys of the next chunk. A hardware prefetcher loses its way at each change
- * between keys and values. */
+/* What the caches are asked for while scores are computed: first the chunk's own values, then, by
+ * the next group of rows, the keys of the next chunk. A hardware prefetcher loses its way at each
+ * change between keys and values. */
 typedef enum next_rows { NEXT_NONE, NEXT_VALUES, NEXT_KEYS } next_rows;
 
 /* A group of rows and the keys of a chunk that all of them see. */
@@ -87,7 +87,7 @@ static inline void prefetch_next(const chunk *ch, next_rows next, int j, int n)
     const ha_rows *rows = next == NEXT_KEYS ? &t->k : &t->v;
     int dim = next == NEXT_KEYS ? t->head_dim : t->head_dim_v;
     int64_t bytes = dim * (rows->dtype == HYPERATTN_F32 ? 4 : 2);
-    int left = (next == NEXT_KEYS ? t->nkeys - ch->first - ch->keys : ch->keys) - j;
+    int left = (next == NEXT_KEYS ? ch->last - ch->first - ch->keys : ch->keys) - j;
     for (int x = 0; x < n && x < left; x++) {
         const char *row = next == NEXT_KEYS ? ha_row_at(rows, ch->first + ch->keys + j + x)
                                        : ch->v[j + x];
@@ -274,7 +274,8 @@ static void in_place_chunk(const chunk *ch)
     for (int row = 0; row < ch->t->rows; row += 4) {
         int count = ch->t->rows - row < 4 ? ch->t->rows - row : 4;
         int common = in_place_seen(ch, row); /* limits do not decrease */
-        in_place_group(ch, row, count, 0, common, row == 0 ? NEXT_VALUES : row == 4 ? NEXT_KEYS : NEXT_NONE);
+        next_rows next = row == 0 ? NEXT_VALUES : row == 4 ? NEXT_KEYS : NEXT_NONE;
+        in_place_group(ch, row, count, 0, common, next);
         for (int i = row + 1; i < row + count; i++)
             in_place_group(ch, i, 1, common, in_place_seen(ch, i), NEXT_NONE);
     }
@@ -286,10 +287,11 @@ static void attend_in_place(const ha_in_place *t)
     int64_t wide = t->head_dim > t->head_dim_v ? t->head_dim : t->head_dim_v;
     int64_t most = CHUNK_BYTES / (wide * (t->k.dtype == HYPERATTN_F32 ? 4 : 2));
     most = most < SUMS ? SUMS : most < CHUNK_KEYS ? most / SUMS * SUMS : CHUNK_KEYS;
-    chunk ch = {.t = t};
-    int last = t->limit && t->limit[t->rows - 1] < t->nkeys ? t->limit[t->rows - 1] : t->nkeys;
-    for (ch.first = 0; ch.first < last; ch.first += ch.keys) {
-        ch.keys = last - ch.first < most ? last - ch.first : (int)most;
+    chunk ch = {.t = t, .last = t->nkeys};
+    if (t->limit && t->limit[t->rows - 1] < t->nkeys)
+        ch.last = t->limit[t->rows - 1];
+    for (ch.first = 0; ch.first < ch.last; ch.first += ch.keys) {
+        ch.keys = ch.last - ch.first < most ? ch.last - ch.first : (int)most;
         for (int j = 0; j < ch.keys; j++) {
             ch.k[j] = ha_row_at(&t->k, ch.first + j);
             ch.v[j] = ha_row_at(v, ch.first + j);
