@@ -38,8 +38,8 @@ void ha_taus_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_taus 
     }
     for (int i = 0; count && i < nthreads; i++) {
         ha_tau_thread none, *t = c->base ? &taus->threads[i] : &none;
-        ha_softmax_carve(c, plan, &t->rows, HA_TAU_ROWS);
-        ha_picks_carve(c, &t->picks);
+        ha_softmax_carve(c, plan, &t->rows, ha_rows_held(plan, HA_TAU_ROWS));
+        ha_picks_carve(c, plan, &t->picks);
         ha_key_pack_carve(c, plan, &t->pack);
     }
 }
@@ -124,7 +124,8 @@ double ha_approxd_floor(const ha_call *call, const ha_taus *taus, int wave, int6
 
 void ha_cap_carve(ha_carver *c, const ha_cpu_plan *plan, ha_cap *cap)
 {
-    int64_t rows = plan->params->kappa_cap > 0 ? ha_task_rows_padded(plan) : 0;
+    int64_t rows = ha_round_up(ha_rows_held(plan, HA_TASK_ROWS), plan->arith->mr);
+    rows = plan->params->kappa_cap > 0 ? rows : 0;
     cap->cap = ha_carve(c, rows, sizeof *cap->cap);
     cap->log2_exact = ha_carve(c, rows, sizeof *cap->log2_exact);
 }

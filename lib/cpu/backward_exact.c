@@ -11,7 +11,7 @@
 /* One thread's buffers. */
 typedef struct ha_pair_thread {
     ha_grad grad;
-    float *logw; /* [HA_BATCH_KEYS] */
+    float *logw; /* [HA_GRAD_ROWS keys] */
 } ha_pair_thread;
 
 /* Leaves of one class, which share no keys. */
@@ -54,7 +54,8 @@ void ha_backward_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads
     for (int i = 0; most && i < nthreads; i++) {
         ha_pair_thread none, *t = c->base ? &b->threads[i] : &none;
         ha_grad_carve(c, plan, &t->grad);
-        t->logw = ha_carve(c, HA_BATCH_KEYS, sizeof *t->logw);
+        t->logw = ha_carve(c, ha_round_up(ha_keys_held(plan, HA_GRAD_ROWS), plan->arith->nr),
+                           sizeof *t->logw);
     }
 }
 

@@ -19,7 +19,7 @@
 typedef struct ha_grad_thread {
     ha_grad grad;
     ha_picks picks;
-    float *dq, *factor; /* [HA_TASK_ROWS][ldgrad], [HA_TASK_ROWS] */
+    float *dq, *factor; /* [rows of a task][ldgrad], [rows of a task] */
     uint32_t *found;    /* [columns of a task + 1] */
     /* with kappa_cap: */
     ha_softmax rows;
@@ -82,20 +82,21 @@ void ha_backward_hyper_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads
                              ha_backward_hyper *b)
 {
     int capped = plan->params->kappa_cap > 0;
+    int64_t rows = ha_rows_held(plan, HA_TASK_ROWS);
     size_slots(plan, nthreads, &b->slots);
     carve_slots(c, plan, &b->slots);
     b->threads = ha_carve(c, nthreads, sizeof *b->threads);
     for (int i = 0; i < nthreads; i++) {
         ha_grad_thread none, *t = c->base ? &b->threads[i] : &none;
         ha_grad_carve(c, plan, &t->grad);
-        ha_picks_carve(c, &t->picks);
-        t->dq = ha_carve(c, HA_TASK_ROWS * plan->ldgrad, sizeof *t->dq);
-        t->factor = ha_carve(c, HA_TASK_ROWS, sizeof *t->factor);
+        ha_picks_carve(c, plan, &t->picks);
+        t->dq = ha_carve(c, rows * plan->ldgrad, sizeof *t->dq);
+        t->factor = ha_carve(c, rows, sizeof *t->factor);
         t->found = ha_carve(c, b->slots.columns + 1, sizeof *t->found);
         ha_cap_carve(c, plan, &t->cap);
         if (!capped)
             continue;
-        ha_softmax_carve(c, plan, &t->rows, HA_TASK_ROWS);
+        ha_softmax_carve(c, plan, &t->rows, rows);
         ha_key_pack_carve(c, plan, &t->pack);
     }
 }

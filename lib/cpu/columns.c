@@ -12,19 +12,20 @@ ha_columns ha_columns_picked(const ha_key_head *kh, const ha_picks *picks)
     return c;
 }
 
-void ha_picks_carve(ha_carver *c, ha_picks *picks)
+void ha_picks_carve(ha_carver *c, const ha_cpu_plan *plan, ha_picks *picks)
 {
-    picks->room = HA_BATCH_KEYS;
-    picks->key = ha_carve(c, HA_BATCH_KEYS, sizeof *picks->key);
-    picks->logw = ha_carve(c, HA_BATCH_KEYS, sizeof *picks->logw);
+    picks->room = ha_keys_held(plan, HA_BATCH_KEYS);
+    picks->key = ha_carve(c, picks->room, sizeof *picks->key);
+    picks->logw = ha_carve(c, ha_round_up(picks->room, plan->arith->nr), sizeof *picks->logw);
 }
 
 void ha_key_pack_carve(ha_carver *c, const ha_cpu_plan *plan, ha_key_pack *pack)
 {
     const hyperattn_problem *p = plan->problem;
+    int64_t keys = ha_keys_held(plan, HA_BATCH_KEYS);
     pack->keys = 0;
-    pack->k = ha_carve(c, (int64_t)ha_k_bytes(plan->arith, HA_BATCH_KEYS, p->head_dim), 1);
-    pack->v = ha_carve(c, (int64_t)ha_v_bytes(plan->arith, HA_BATCH_KEYS, p->head_dim_v), 1);
+    pack->k = ha_carve(c, (int64_t)ha_k_bytes(plan->arith, keys, p->head_dim), 1);
+    pack->v = ha_carve(c, (int64_t)ha_v_bytes(plan->arith, keys, p->head_dim_v), 1);
 }
 
 void ha_columns_pack(const ha_cpu_plan *plan, ha_key_pack *pack, const ha_columns *c,

@@ -20,10 +20,8 @@ typedef struct ha_columns {
 /* Keys of a key head, as picked. */
 ha_columns ha_columns_picked(const ha_key_head *kh, const ha_picks *picks);
 
-/* Room for the picks of one batch. */
-void ha_picks_carve(ha_carver *c, ha_picks *picks);
-
-/* Room for a pack of one batch. */
+/* Room for the picks of one batch of a sequence's keys, and for its pack. */
+void ha_picks_carve(ha_carver *c, const ha_cpu_plan *plan, ha_picks *picks);
 void ha_key_pack_carve(ha_carver *c, const ha_cpu_plan *plan, ha_key_pack *pack);
 
 /* Gathers columns into a pack, in the arithmetic of the plan. with_values 0: keys only. */

@@ -42,10 +42,15 @@ static inline const ha_layout *ha_layout_of(const ha_cpu_plan *plan, int64_t seq
     return &plan->layouts[plan->nlayouts > 1 ? sequence : 0];
 }
 
-/* Rows of a task in whole register blocks. */
-static inline int64_t ha_task_rows_padded(const ha_cpu_plan *plan)
+/* Rows and keys that a thread may have to hold: no more than there are. */
+static inline int64_t ha_rows_held(const ha_cpu_plan *plan, int64_t most)
 {
-    return ha_round_up(HA_TASK_ROWS, plan->arith->mr);
+    return plan->max.nq < most ? plan->max.nq : most;
+}
+
+static inline int64_t ha_keys_held(const ha_cpu_plan *plan, int64_t most)
+{
+    return plan->max.nk < most ? plan->max.nk : most;
 }
 
 /* Sets plan->data and the sizes of the workspaces. */

@@ -44,7 +44,7 @@ void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_exac
 {
     const hyperattn_problem *p = plan->problem;
     const ha_arith *a = plan->arith;
-    int64_t nk = 0, rows = ha_task_rows_padded(plan);
+    int64_t nk = 0, rows = ha_round_up(ha_rows_held(plan, HA_TASK_ROWS), plan->arith->mr);
     for (int64_t i = 0; i < plan->nlayouts; i++)
         if (is_served(plan, &plan->layouts[i]))
             nk = ha_max(nk, ha_round_up(ha_max(1, plan->layouts[i].nk), HA_SPLIT));
@@ -58,7 +58,7 @@ void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_exac
     exact->threads = ha_carve(c, nthreads, sizeof *exact->threads);
     for (int i = 0; nk && i < nthreads; i++) {
         ha_exact_thread none, *t = c->base ? &exact->threads[i] : &none;
-        ha_softmax_carve(c, plan, &t->rows, HA_TASK_ROWS);
+        ha_softmax_carve(c, plan, &t->rows, rows);
         ha_states_carve(c, plan, &t->segment, nk > HA_SEGMENT_KEYS ? rows : 0);
         t->logw = ha_carve(c, a->bc, sizeof *t->logw);
         t->limit = ha_carve(c, ha_round_up(a->br, a->mr), sizeof *t->limit);

@@ -65,12 +65,14 @@ static int64_t ranges(const ha_layout *l)
 void ha_few_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_few *few)
 {
     const ha_arith *a = plan->arith, *f32 = &plan->kernels->f32;
-    int64_t kept = 0, served = 0, rows = HA_TASK_ROWS + f32->mr;
+    int64_t kept = 0, rows = 0, in_place = 0;
     for (int64_t i = 0; i < plan->nlayouts; i++) {
         const ha_layout *l = &plan->layouts[i];
-        int serves = ha_few_serves(plan, l);
-        served += serves;
-        if (serves && ranges(l) > 1)
+        if (!ha_few_serves(plan, l))
+            continue;
+        rows = ha_max(rows, plan->group * (is_in_place(l) ? l->nq : rows_padded(plan, l)));
+        in_place = is_in_place(l) ? ha_max(in_place, plan->group * l->nq) : in_place;
+        if (ranges(l) > 1)
             kept = ha_max(kept, ranges(l) * plan->group * l->nq);
     }
     few->heads = ha_carve(c, plan->in_flight, sizeof *few->heads);
@@ -79,14 +81,16 @@ void ha_few_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_few *f
         ha_states_carve(c, plan, c->base ? &few->heads[i] : &none, kept);
     }
     few->threads = ha_carve(c, nthreads, sizeof *few->threads);
-    for (int i = 0; served && i < nthreads; i++) {
+    for (int i = 0; rows && i < nthreads; i++) {
         ha_few_thread none, *t = c->base ? &few->threads[i] : &none;
-        ha_softmax_carve(c, plan, &t->rows, HA_TASK_ROWS);
+        ha_softmax_carve(c, plan, &t->rows, rows);
         ha_key_pack_carve(c, plan, &t->pack);
-        t->logw = ha_carve(c, HA_BATCH_KEYS, sizeof *t->logw);
+        t->logw = ha_carve(c, ha_round_up(ha_keys_held(plan, HA_BATCH_KEYS), a->nr),
+                           sizeof *t->logw);
         t->limit = ha_carve(c, ha_round_up(ha_max(a->br, HA_IN_PLACE_ROWS), a->mr),
                             sizeof *t->limit);
-        t->q = ha_carve(c, rows * ha_ldq(f32, plan->problem->head_dim), sizeof *t->q);
+        t->q = ha_carve(c, (in_place + f32->mr) * ha_ldq(f32, plan->problem->head_dim),
+                        sizeof *t->q);
     }
 }
 

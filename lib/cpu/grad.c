@@ -9,7 +9,8 @@ void ha_grad_carve(ha_carver *c, const ha_cpu_plan *plan, ha_grad *g)
 {
     const ha_arith *a = plan->arith;
     int64_t d = plan->problem->head_dim, dv = plan->problem->head_dim_v;
-    int64_t rows = ha_round_up(HA_GRAD_ROWS, a->mr), keys = HA_BATCH_KEYS;
+    int64_t rows = ha_round_up(ha_rows_held(plan, HA_GRAD_ROWS), a->mr);
+    int64_t keys = ha_keys_held(plan, HA_BATCH_KEYS);
     g->q = ha_carve(c, rows * ha_ldq(a, d), sizeof(float));
     g->dout = ha_carve(c, rows * ha_ldq(a, dv), sizeof(float));
     g->q_sum = ha_carve(c, (int64_t)ha_v_bytes(a, rows, d), 1);

@@ -27,11 +27,11 @@ void ha_hyper_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_hype
     hyper->threads = ha_carve(c, nthreads, sizeof *hyper->threads);
     for (int i = 0; i < nthreads; i++) {
         ha_hyper_thread none, *t = c->base ? &hyper->threads[i] : &none;
-        ha_softmax_carve(c, plan, &t->rows, HA_TASK_ROWS);
+        ha_softmax_carve(c, plan, &t->rows, ha_rows_held(plan, HA_TASK_ROWS));
         ha_cap_carve(c, plan, &t->cap);
         ha_key_pack_carve(c, plan, &t->pack);
         for (int x = 0; x < 3; x++)
-            ha_picks_carve(c, &t->picks[x]);
+            ha_picks_carve(c, plan, &t->picks[x]);
         ha_ahead_carve(c, plan, &t->ahead);
     }
 }

@@ -28,6 +28,7 @@ void ha_sortlsh_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_so
     int sorted = ha_is_sorted(plan->params);
     int64_t d = plan->problem->head_dim, nk = sorted ? plan->max.nk : 0;
     int64_t nq = sorted ? plan->group * plan->max.nq : 0;
+    int64_t rows = ha_min(HA_TASK_ROWS, ha_max(plan->max.nq, plan->max.nk));
     sort->heads = ha_carve(c, plan->in_flight, sizeof *sort->heads);
     sort->threads = ha_carve(c, nthreads, sizeof *sort->threads);
     for (int64_t i = 0; i < plan->in_flight; i++) {
@@ -46,7 +47,7 @@ void ha_sortlsh_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_so
     }
     for (int i = 0; sorted && i < nthreads; i++) {
         ha_sort_thread none, *t = c->base ? &sort->threads[i] : &none;
-        t->rows = ha_carve(c, ha_round_up(HA_TASK_ROWS, f32->mr) * ha_ldq(f32, d), sizeof(float));
+        t->rows = ha_carve(c, ha_round_up(rows, f32->mr) * ha_ldq(f32, d), sizeof(float));
         t->directions = ha_carve(c, HA_MAX_PROJS * d, sizeof *t->directions);
         t->counts = ha_carve(c, ha_sort_counts(plan->params), sizeof *t->counts);
     }

@@ -20,7 +20,7 @@ static int is_wanted(const ha_cpu_plan *plan)
 void ha_vnorm_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_vnorm *v)
 {
     const ha_arith *f32 = &plan->kernels->f32;
-    int64_t rows = ha_round_up(HA_TASK_ROWS, f32->mr);
+    int64_t rows = ha_round_up(ha_keys_held(plan, HA_TASK_ROWS), f32->mr);
     v->heads = ha_carve(c, plan->in_flight, sizeof *v->heads);
     v->tile = ha_carve(c, nthreads, sizeof *v->tile);
     for (int64_t i = 0; i < plan->in_flight; i++) {
