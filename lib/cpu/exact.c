@@ -111,7 +111,7 @@ static int64_t slice_rows(const ha_call *call)
 {
     const ha_cpu_plan *plan = call->plan;
     int64_t rows = HA_TASK_ROWS / plan->arith->br * plan->arith->br, br = plan->arith->br;
-    int64_t nthreads = plan->nthreads[0], all = 0, longest = 0;
+    int64_t nthreads = plan->nthreads[0], all = 0, longest = 1; /* with no rows too */
     for (int64_t i = 0; i < call->nheads; i++) {
         const ha_layout *l = call->heads[i].layout;
         all += is_served(plan, l) ? l->nleaves * plan->group * l->max_leaf_rows : 0;
@@ -119,7 +119,7 @@ static int64_t slice_rows(const ha_call *call)
     }
     while (rows > br && all / rows < ITEMS_PER_THREAD * nthreads)
         rows -= br;
-    int64_t slices = (longest + rows - 1) / rows, leaves = ha_max(1, all / ha_max(1, longest));
+    int64_t slices = (longest + rows - 1) / rows, leaves = ha_max(1, all / longest);
     while (slices * leaves % nthreads)
         slices++;
     return ha_round_up((longest + slices - 1) / slices, plan->arith->mr);
