@@ -13,6 +13,9 @@
 /* Rows of a head up to which packing costs more than it saves. */
 #define IN_PLACE_ROWS 4
 
+/* Most rows of a group that are held at a time, to keep the workspace small. */
+#define MOST_IN_PLACE 1024
+
 /* Keys at a time that several steps of rows meet where they lie: a second-level cache holds them. */
 #define IN_PLACE_KEYS 512
 
@@ -47,13 +50,19 @@ static int64_t rows_padded(const ha_cpu_plan *plan, const ha_layout *l)
     return ha_round_up(l->nq, plan->arith->mr);
 }
 
+/* All rows of a thread's softmax. */
+static int64_t rows_of_group(const ha_cpu_plan *plan, const ha_layout *l)
+{
+    return plan->group * (is_in_place(l) ? l->nq : rows_padded(plan, l));
+}
+
 int ha_few_serves(const ha_cpu_plan *plan, const ha_layout *layout)
 {
     if (plan->params->method != HYPERATTN_EXACT || !layout->nleaves || layout->nq > HA_TASK_ROWS)
         return 0;
     if (is_in_place(layout))
-        return plan->group <= HA_TASK_ROWS / IN_PLACE_ROWS;
-    int64_t rows = plan->group * rows_padded(plan, layout);
+        return plan->group * layout->nq <= MOST_IN_PLACE;
+    int64_t rows = rows_of_group(plan, layout);
     return rows <= HA_TASK_ROWS && layout->nk >= ha_max(2 * RANGE_KEYS, KEYS_PER_ROW * rows);
 }
 
@@ -70,8 +79,8 @@ void ha_few_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_few *f
         const ha_layout *l = &plan->layouts[i];
         if (!ha_few_serves(plan, l))
             continue;
-        rows = ha_max(rows, plan->group * (is_in_place(l) ? l->nq : rows_padded(plan, l)));
-        in_place = is_in_place(l) ? ha_max(in_place, plan->group * l->nq) : in_place;
+        rows = ha_max(rows, rows_of_group(plan, l));
+        in_place = is_in_place(l) ? ha_max(in_place, rows_of_group(plan, l)) : in_place;
         if (ranges(l) > 1)
             kept = ha_max(kept, ranges(l) * plan->group * l->nq);
     }
@@ -137,8 +146,8 @@ static void load_rows(const group *g)
             f32->load_q(g->t->q + piece * ha_ldq(f32, p->head_dim), &q, 1, p->head_dim);
         else
             ha_softmax_load_q(g->plan, &s, &at);
-        ha_softmax_clear(g->plan, &s, at.rows);
     }
+    ha_softmax_clear(g->plan, &g->t->rows, rows_of_group(g->plan, g->kh->layout));
 }
 
 /* ---- keys that are packed -------------------------------------------------------------------- */
