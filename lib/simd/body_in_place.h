@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * attend_in_place, in the vocabulary of a vec_*.h: a few rows against keys that are read once, from
- * memory, whose rate is the limit. Keys are taken in chunks that the caches hold, and groups of 4, 2
- * or 1 rows pass over a chunk in turn: scores, which run over head_dim in vectors, their weights,
+ * memory, whose rate is the limit. Keys are taken in chunks that the caches hold, and groups of 4,
+ * 2 or 1 rows pass over a chunk in turn: scores, which run over head_dim in vectors, their weights,
  * and the product with the values, which runs over the values' columns in vectors. A group's scores
  * lie as [key][row], so that a vector of them is VLEN / rows keys.
  *
@@ -65,9 +65,9 @@ static inline __attribute__((always_inline)) void dots_step(vf acc[SUMS], const 
     }
 }
 
-/* What the caches are asked for while scores are computed: first the chunk's own values, then, by the
- * next group of rows, the keys of the next chunk. A hardware prefetcher loses its way at each change
- * between keys and values. */
+/* What the caches are asked for while scores are computed: first the chunk's own values, then, by
+ * the next group of rows, the keys of the next chunk. A hardware prefetcher loses its way at each
+ * change between keys and values. */
 typedef enum next_rows { NEXT_NONE, NEXT_VALUES, NEXT_KEYS } next_rows;
 
 /* A group of rows and the keys of a chunk that all of them see. */
@@ -274,7 +274,8 @@ static void in_place_chunk(const chunk *ch)
     for (int row = 0; row < ch->t->rows; row += 4) {
         int count = ch->t->rows - row < 4 ? ch->t->rows - row : 4;
         int common = in_place_seen(ch, row); /* limits do not decrease */
-        in_place_group(ch, row, count, 0, common, row == 0 ? NEXT_VALUES : row == 4 ? NEXT_KEYS : NEXT_NONE);
+        next_rows next = row == 0 ? NEXT_VALUES : row == 4 ? NEXT_KEYS : NEXT_NONE;
+        in_place_group(ch, row, count, 0, common, next);
         for (int i = row + 1; i < row + count; i++)
             in_place_group(ch, i, 1, common, in_place_seen(ch, i), NEXT_NONE);
     }
