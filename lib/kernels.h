@@ -121,7 +121,12 @@ typedef struct ha_in_place {
     int64_t ldacc;        /* >= ha_padded_columns() of f32 and head_dim_v */
 } ha_in_place;
 
-/* One arithmetic: the type in which products are formed. State is f32 in each. */
+/* One arithmetic: the type in which products are formed. State is f32 in each.
+ *
+ * load_q, pack_k and pack_v take rows of any dtype, whatever that of the tensors is. Rows of f32,
+ * and of f16 through f32, are rounded to bf16: to nearest even, past the largest number to Inf; a
+ * NaN stays one. Rows of bf16 are copied bit by bit. Rounding may make zeros of subnormal numbers
+ * where the thread's mode flushes them; bf16 products take them as zeros in every mode. */
 typedef struct ha_arith {
     int mr, nr; /* register block: rows and lanes of a panel */
     int lanes;  /* of one vector; nr is a multiple */
@@ -135,7 +140,8 @@ typedef struct ha_arith {
     /* nkeys x head_dim -> key panels */
     void (*pack_k)(void *dst, const ha_rows *src, int64_t nkeys, int64_t head_dim);
     /* nkeys x columns -> column panels of the pack dst with vpanel key units, from key unit vfirst
-     * on. Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite. */
+     * on. Keys up to a multiple of NR are zeroed. Returns 1 if every value is finite, as packed:
+     * rounding can make an Inf. */
     int (*pack_v)(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
                   int64_t columns);
     void (*attend)(const ha_tile *tile);

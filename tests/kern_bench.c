@@ -186,8 +186,7 @@ static grad_call grad_new(const ha_arith *a, int dim)
         .kpanel = n / a->pair, .logw = c.logw, .lse = c.lse, .delta = c.logw, .rows = a->gr,
         .keys = a->gc, .head_dim = dim, .head_dim_v = dim, .scale = 1.4427f / (float)dim,
         .dq = c.sums, .dk = c.sums + n * ld, .dv = c.sums + 2 * n * ld, .lddq = ld, .lddk = ld,
-        .lddv = ld,
-        .scratch = aligned((size_t)(a->grad_scratch + 1) * 4)}; /* ref needs none */
+        .lddv = ld, .scratch = aligned((size_t)(a->grad_scratch + 1) * 4)}; /* ref needs none */
     return c;
 }
 

@@ -45,6 +45,14 @@ static inline vf vpair_u16(const uint16_t *even, const uint16_t *odd)
     return _mm512_castsi512_ps(_mm512_or_si512(lo, _mm512_slli_epi32(hi, 16)));
 }
 
+/* 2 * VLEN values of a row as units, rounded to nearest even. VCVTNE2PS2BF16 would make a zero of a
+ * subnormal number that rounds up to a normal one. */
+static inline vf vunits_bf16(vf low, vf high)
+{
+    __m512i w = _mm512_castsi256_si512(vround_bf16(low));
+    return _mm512_castsi512_ps(_mm512_inserti64x4(w, vround_bf16(high), 1));
+}
+
 #include "body_bf16.h"
 
 static const ha_arith bf16_arith = {

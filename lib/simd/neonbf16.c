@@ -37,12 +37,30 @@ static inline vf vmmla(vf a, vf b, vf acc)
     return acc;
 }
 
-/* VLEN units of row i from unit c on, as raw bits; zero behind the row's n values, which are not
- * touched, and behind the last row. */
-static inline vf load_units(const ha_rows *src, int64_t i, int64_t rows, int64_t c, int64_t n)
+/* Values [c, c + VLEN) of a row in any dtype, rounded to bf16: nearest even, NaN kept. Those from n
+ * on, n > c, are zero and not touched. */
+static inline __attribute__((always_inline)) uint16x4_t round_row(const char *row,
+                                                                  hyperattn_dtype dtype, int64_t c,
+                                                                  int64_t n)
+{
+    return vreinterpret_u16_bf16(vcvt_bf16_f32(load_row(row, dtype, c, n)));
+}
+
+/* VLEN units of row i from unit c on; zero behind the row's n values, which are not touched, and
+ * behind the last row. */
+static inline __attribute__((always_inline)) vf load_units(const ha_rows *src, int64_t i,
+                                                           int64_t rows, int64_t c, int64_t n,
+                                                           hyperattn_dtype dtype)
 {
     if (i >= rows)
         return vzero();
+    if (dtype != HYPERATTN_BF16) {
+        const char *row = ha_row_at(src, i);
+        int64_t high = PAIR * c + VLEN;
+        uint16x4_t none = vdup_n_u16(0);
+        return vreinterpretq_f32_u16(vcombine_u16(
+            round_row(row, dtype, PAIR * c, n), high < n ? round_row(row, dtype, high, n) : none));
+    }
     uint16_t tail[PAIR * VLEN];
     const uint16_t *p = (const uint16_t *)ha_row_at(src, i) + PAIR * c;
     int64_t left = n - PAIR * c;
@@ -55,21 +73,42 @@ static inline vf load_units(const ha_rows *src, int64_t i, int64_t rows, int64_t
 }
 
 /* `padded` rows as panels [rows / height][depth / 2][height][2] of units, padded with zeros. */
-static inline void pack_rows(float *dst, const ha_rows *src, int64_t rows, int64_t padded,
-                             int64_t height, int64_t depth, int64_t head_dim)
+static inline __attribute__((always_inline)) void pack_rows_as(float *dst, const ha_rows *src,
+                                                               int64_t rows, int64_t padded,
+                                                               int64_t height, int64_t depth,
+                                                               int64_t head_dim,
+                                                               hyperattn_dtype dtype)
 {
     for (int64_t i = 0; i < padded; i += height, dst += height * depth)
         for (int64_t j = 0; j < height; j += 2) {
             prefetch_row(src, i + j + AHEAD, rows, head_dim);
             prefetch_row(src, i + j + 1 + AHEAD, rows, head_dim);
             for (int64_t c = 0; c < depth; c += VLEN) {
-                vf even = load_units(src, i + j, rows, c, head_dim);
-                vf odd = load_units(src, i + j + 1, rows, c, head_dim);
+                vf even = load_units(src, i + j, rows, c, head_dim, dtype);
+                vf odd = load_units(src, i + j + 1, rows, c, head_dim, dtype);
                 vstore(dst + c * height + 2 * j, vlow_halves(even, odd));
                 if (c + 2 < depth)
                     vstore(dst + (c + 2) * height + 2 * j, vhigh_halves(even, odd));
             }
         }
+}
+
+static inline __attribute__((always_inline)) void pack_rows(float *dst, const ha_rows *src,
+                                                            int64_t rows, int64_t padded,
+                                                            int64_t height, int64_t depth,
+                                                            int64_t dim)
+{
+    switch (src->dtype) {
+    case HYPERATTN_F32:
+        pack_rows_as(dst, src, rows, padded, height, depth, dim, HYPERATTN_F32);
+        break;
+    case HYPERATTN_BF16:
+        pack_rows_as(dst, src, rows, padded, height, depth, dim, HYPERATTN_BF16);
+        break;
+    case HYPERATTN_F16:
+        pack_rows_as(dst, src, rows, padded, height, depth, dim, HYPERATTN_F16);
+        break;
+    }
 }
 
 static int64_t units(int64_t n)
@@ -88,12 +127,17 @@ static void pack_k_mmla(void *dst, const ha_rows *src, int64_t nkeys, int64_t he
     pack_rows(dst, src, nkeys, ha_round_up(nkeys, NR), NR, units(head_dim), head_dim);
 }
 
-/* Values [c, c + VLEN) of row i, zero outside the rows; odd keeps NaN once one is not finite. */
-static inline uint16x4_t load_values(const ha_rows *src, int64_t i, int64_t rows, int64_t c,
-                                     int64_t n, vf *odd)
+/* Values [c, c + VLEN) of row i, zero outside the rows; odd keeps NaN once one, rounded, is not
+ * finite. */
+static inline __attribute__((always_inline)) uint16x4_t load_values(const ha_rows *src, int64_t i,
+                                                                    int64_t rows, int64_t c,
+                                                                    int64_t n,
+                                                                    hyperattn_dtype dtype, vf *odd)
 {
     uint16_t x[VLEN] = {0};
-    if (i < rows)
+    if (i < rows && dtype != HYPERATTN_BF16)
+        vst1_u16(x, round_row(ha_row_at(src, i), dtype, c, n));
+    else if (i < rows)
         memcpy(x, (const uint16_t *)ha_row_at(src, i) + c,
                n - c < VLEN ? (size_t)(n - c) * 2 : sizeof x);
     *odd = vfma(vload_bf16(x), vzero(), *odd);
@@ -109,8 +153,10 @@ static inline void store_runs(float *p, const uint16x4_t keys[PAIR * ROW_UNITS])
     vstore(p + VLEN, vreinterpretq_f32_u16(vzip2q_u16(a, b)));
 }
 
-static int pack_v_mmla(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
-                       int64_t columns)
+static inline __attribute__((always_inline)) int pack_v_mmla_as(void *dst, int64_t vpanel,
+                                                                int64_t vfirst, const ha_rows *src,
+                                                                int64_t nkeys, int64_t columns,
+                                                                hyperattn_dtype dtype)
 {
     ha_panels panels = ha_column_panels(columns, VLEN, NR);
     int64_t width;
@@ -124,12 +170,25 @@ static int pack_v_mmla(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows 
             for (int64_t j = 0; j < width; j += VLEN) {
                 uint16x4_t keys[PAIR * ROW_UNITS];
                 for (int x = 0; x < PAIR * ROW_UNITS; x++)
-                    keys[x] = load_values(src, i + x, nkeys, c + j, columns, &odd);
+                    keys[x] = load_values(src, i + x, nkeys, c + j, columns, dtype, &odd);
                 store_runs(p + ROW_UNITS * j, keys);
             }
         }
     }
     return vhsum(odd) == 0;
+}
+
+static int pack_v_mmla(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src, int64_t nkeys,
+                       int64_t columns)
+{
+    switch (src->dtype) {
+    case HYPERATTN_F32:
+        return pack_v_mmla_as(dst, vpanel, vfirst, src, nkeys, columns, HYPERATTN_F32);
+    case HYPERATTN_BF16:
+        return pack_v_mmla_as(dst, vpanel, vfirst, src, nkeys, columns, HYPERATTN_BF16);
+    case HYPERATTN_F16: break;
+    }
+    return pack_v_mmla_as(dst, vpanel, vfirst, src, nkeys, columns, HYPERATTN_F16);
 }
 
 /* Pairs of rows to 2 x 2 parts, that of a vector's columns 0 and 1 in the even row's place, that of

@@ -107,7 +107,7 @@ static inline vf vload_f16(const uint16_t *p)
 }
 
 /* Round to nearest even; a NaN stays a (quiet) NaN. */
-static inline void vstore_bf16(uint16_t *p, vf x)
+static inline __m256i vround_bf16(vf x)
 {
     __m512i bits = _mm512_castps_si512(x);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -115,7 +115,12 @@ static inline void vstore_bf16(uint16_t *p, vf x)
     __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
     __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     __m512i w = _mm512_srli_epi32(_mm512_mask_mov_epi32(near, nan, quiet), 16);
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(w));
+    return _mm512_cvtepi32_epi16(w);
+}
+
+static inline void vstore_bf16(uint16_t *p, vf x)
+{
+    _mm256_storeu_si256((__m256i *)p, vround_bf16(x));
 }
 
 static inline void vstore_f16(uint16_t *p, vf x)
