@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The micro-kernel contract. Algorithms in lib/cpu call these tables only; lib/simd fills them, one
- * table per instruction-set level. Every slot has a C reference in lib/simd/ref.c and a checkkern
+ * table per instruction-set level. Every function has a C reference in lib/simd/ref.c and a checkkern
  * test.
  *
  * A "unit" is 32 bits of a packed operand: one f32, or, in bf16 arithmetic, two neighbouring bf16
@@ -192,7 +192,7 @@ static inline int64_t ha_round_up(int64_t x, int64_t to)
     return (x + to - 1) / to * to;
 }
 
-/* Units of a row of n values, whole runs of them. */
+/* Units of a row of n values, up to a multiple of row_units. */
 static inline int64_t ha_units(const ha_arith *a, int64_t n)
 {
     return ha_round_up(n, a->pair * a->row_units) / a->pair;

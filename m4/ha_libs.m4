@@ -53,7 +53,7 @@ dnl is OpenBLAS's own, so another CBLAS is not mistaken for it.
 AC_DEFUN([HA_OPENBLAS], [
   AC_ARG_WITH([openblas],
     [AS_HELP_STRING([--without-openblas],
-                    [do not use OpenBLAS for the portable level's matrix products])],
+                    [build the program without its unfused baseline])],
     [], [with_openblas=check])
   ha_have_openblas=no
   AS_IF([test "$with_openblas" = no], [OPENBLAS_CFLAGS= OPENBLAS_LIBS=],

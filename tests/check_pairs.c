@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The order of work, by brute force: items of several key heads are dealt in turn, and in backward
- * the blocks of rows and keys meet so that no two pairs of a step share a place, every pair that
+ * the blocks of rows and keys meet so that no two pairs of a step share a seat, every pair that
  * sees anything comes once, and each waits for the right one before it.
  */
 #include <string.h>
@@ -110,7 +110,7 @@ typedef struct met {
 static int is_visible(const ha_grid *g, int64_t x, int64_t y)
 {
     int64_t first, end;
-    ha_row_range(g, x, &first, &end);
+    ha_block_rows(g, x, &first, &end);
     for (int64_t i = first; i < end; i++)
         if (g->first_limit + g->causal * i > y * g->step)
             return 1;
@@ -120,16 +120,16 @@ static int is_visible(const ha_grid *g, int64_t x, int64_t y)
 static const char *check_pair(const ha_grid *g, met *m, int64_t s, int64_t x, int64_t y)
 {
     int64_t row = ha_row_step_before(g, x, s), key = ha_key_step_before(g, y, s);
-    if (x < 0 || x >= ha_row_places(g) || y < 0 || y >= ha_key_places(g))
-        return failure("step %lld: no places %lld, %lld", (long long)s, (long long)x, (long long)y);
+    if (x < 0 || x >= ha_row_seats(g) || y < 0 || y >= ha_key_seats(g))
+        return failure("step %lld: no seats %lld, %lld", (long long)s, (long long)x, (long long)y);
     if (m->row_step[x] == s || m->key_step[y] == s)
-        return failure("step %lld: places %lld, %lld meet and are in another pair", (long long)s,
+        return failure("step %lld: seats %lld, %lld meet and are in another pair", (long long)s,
                        (long long)x, (long long)y);
     if (row != m->row_step[x])
-        return failure("step %lld: row place %lld waits for step %lld, not %lld", (long long)s,
+        return failure("step %lld: row seat %lld waits for step %lld, not %lld", (long long)s,
                        (long long)x, (long long)row, (long long)m->row_step[x]);
     if (key != m->key_step[y])
-        return failure("step %lld: key place %lld waits for step %lld, not %lld", (long long)s,
+        return failure("step %lld: key seat %lld waits for step %lld, not %lld", (long long)s,
                        (long long)y, (long long)key, (long long)m->key_step[y]);
     m->times[x % g->rows * g->keys + y % g->keys]++;
     m->row_step[x] = m->key_step[y] = s;

@@ -168,8 +168,8 @@ static const char *backward_caller(const shared *s)
 
 /* One forward call, and then a backward one, with outputs and workspaces of their own; no Check
  * calls, so any thread and any process may make it. The outputs are packed, so whole buffers can be
- * compared. other_bits: forward may round in another way. */
-static const char *caller(const shared *s, int other_bits)
+ * compared. */
+static const char *caller(const shared *s)
 {
     size_t out_size = s->t.mem[T_OUT].size, lse_size = s->t.lse.size;
     void *out = calloc(out_size, 1);
@@ -179,9 +179,9 @@ static const char *caller(const shared *s, int other_bits)
     if (hyperattn_forward(s->plan, s->t.mem[T_Q].data, s->t.mem[T_K].data, s->t.mem[T_V].data, out,
                           lse, workspace.data) != HYPERATTN_OK)
         why = failure("forward: %s", hyperattn_last_error());
-    else if (!other_bits && memcmp(out, s->expected.out, out_size) != 0)
+    else if (memcmp(out, s->expected.out, out_size) != 0)
         why = "out has other bits";
-    else if (!other_bits && memcmp(lse, s->expected.lse, lse_size) != 0)
+    else if (memcmp(lse, s->expected.lse, lse_size) != 0)
         why = "lse has other bits";
     guarded_free(&workspace);
     free(out);
@@ -192,7 +192,7 @@ static const char *caller(const shared *s, int other_bits)
 static void *calling_thread(void *argument)
 {
     for (int repeat = 0; repeat < (emulated() ? 1 : 3); repeat++) {
-        const char *why = caller(argument, 0);
+        const char *why = caller(argument);
         if (why)
             return strdup(why);
     }
@@ -223,12 +223,9 @@ START_TEST(calls_work_inside_a_parallel_region)
     for (int v = 0; v < COUNT(variants); v++) {
         shared s;
         shared_begin(&s, &variants[v], 2);
-        /* There OpenBLAS gives way to plain loops, whose rounding is another. */
-        int other_bits = variants[v].method == HYPERATTN_EXACT &&
-                         strcmp(hyperattn_ctx_isa(s.ctx), "ref") == 0;
         int failed = 0;
 #pragma omp parallel num_threads(3) reduction(+ : failed)
-        failed += caller(&s, other_bits) != NULL;
+        failed += caller(&s) != NULL;
         ck_assert_msg(failed == 0, "%s: %d calls failed", variants[v].name, failed);
         shared_end(&s);
     }
@@ -244,10 +241,10 @@ static int fork_and_call(const shared *s, int depth)
     pid_t child = fork();
     if (child == 0) {
         alarm(emulated() ? 600 : 60);
-        int failed = caller(s, 0) != NULL;
+        int failed = caller(s) != NULL;
         if (depth > 1)
             failed |= fork_and_call(s, depth - 1);
-        failed |= caller(s, 0) != NULL;
+        failed |= caller(s) != NULL;
         _exit(failed);
     }
     int status;
@@ -262,7 +259,7 @@ START_TEST(a_forked_child_may_call)
         shared s;
         shared_begin(&s, &variants[v], 4);
         ck_assert_msg(fork_and_call(&s, 3) == 0, "%s: a child failed or hung", variants[v].name);
-        ck_good_at(caller(&s, 0), "%s, the parent afterwards", variants[v].name);
+        ck_good_at(caller(&s), "%s, the parent afterwards", variants[v].name);
         shared_end(&s);
     }
 }

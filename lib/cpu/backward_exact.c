@@ -30,11 +30,11 @@ ha_copies ha_copies_of(const ha_cpu_plan *plan, const ha_layout *layout)
     return (ha_copies){g.row_copies, g.key_copies};
 }
 
-/* Counters of one leaf: the last step that is done, of each place of the rows, then of the keys. */
+/* Counters of one leaf: the last step that is done, of each seat of the rows, then of the keys. */
 static int64_t counters(const ha_cpu_plan *plan, const ha_layout *layout)
 {
     const ha_grid g = ha_largest_grid(plan, layout);
-    return ha_row_places(&g) + ha_key_places(&g);
+    return ha_row_seats(&g) + ha_key_seats(&g);
 }
 
 void ha_backward_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads,
@@ -107,7 +107,7 @@ static int run_pair(const pair *p, ha_pair_thread *t, int cut)
     return 1;
 }
 
-/* The pair of places x and y. */
+/* The pair of seats x and y. */
 static void work_pair(pair p, const ha_grid *g, ha_pair_thread *t, int64_t x, int64_t y)
 {
     p.head = x % g->rows / g->head;
@@ -115,7 +115,7 @@ static void work_pair(pair p, const ha_grid *g, ha_pair_thread *t, int64_t x, in
     p.key_end = ha_min(p.key + g->step, p.kh->layout->nk);
     p.row_copy = x / g->rows;
     p.key_copy = y / g->keys;
-    ha_row_range(g, x % g->rows, &p.first, &p.end);
+    ha_block_rows(g, x % g->rows, &p.first, &p.end);
     if (run_pair(&p, t, 0))
         return;
     for (pair row = p; row.first < p.end; row.first++) {
@@ -134,7 +134,7 @@ static int64_t class_leaves(const ha_layout *l, int64_t class)
 
 static int64_t width_of(const ha_grid *g)
 {
-    return ha_min(ha_row_places(g), ha_key_places(g));
+    return ha_min(ha_row_seats(g), ha_key_seats(g));
 }
 
 static int64_t count_pairs(const void *arg, int64_t place)
@@ -164,8 +164,8 @@ static void pair_item(void *arg, int64_t place, int64_t item, int thread)
     if (!ha_pair_at(&g, s, i, &x, &y))
         return;
     atomic_int_least64_t *row_done =
-        st->b->progress[place] + number * (ha_row_places(&most) + ha_key_places(&most));
-    atomic_int_least64_t *key_done = row_done + ha_row_places(&most);
+        st->b->progress[place] + number * (ha_row_seats(&most) + ha_key_seats(&most));
+    atomic_int_least64_t *key_done = row_done + ha_row_seats(&most);
     const pair p = {.plan = plan, .kh = kh, .sums = &st->sums[place], .leaf = &l->leaves[number]};
     double start = ha_clock(st->call);
     ha_await(&row_done[x], ha_row_step_before(&g, x, s));

@@ -126,19 +126,19 @@ static void run_columns(job *j, const ha_columns *c, const float *cap)
 {
     const ha_cpu_plan *plan = j->st->call->plan;
     const ha_slots *slots = &j->st->b->slots;
-    int64_t place = j->slot + j->used, padded = ha_round_up(c->n, plan->arith->nr);
+    int64_t first = j->slot + j->used, padded = ha_round_up(c->n, plan->arith->nr);
     for (int64_t x = c->n; x < padded; x++)
         c->logw[x] = -INFINITY;
     ha_grad_pack_keys(plan, &j->t->grad, &c->k, &c->v, c->n);
-    memcpy(slots->key + place, c->k.index, (size_t)c->n * sizeof *slots->key);
+    memcpy(slots->key + first, c->k.index, (size_t)c->n * sizeof *slots->key);
     const ha_grad_block block = {
         .rows = j->at.rows,
         .keys = c->n,
         .logw = c->logw,
         .cap = cap,
         .dq = j->t->dq,
-        .dk = slots->sums.dk + place * slots->sums.ldk,
-        .dv = slots->sums.dv + place * slots->sums.ldv,
+        .dk = slots->sums.dk + first * slots->sums.ldk,
+        .dv = slots->sums.dv + first * slots->sums.ldv,
     };
     memset(block.dk, 0, (size_t)(c->n * slots->sums.ldk) * sizeof *block.dk);
     memset(block.dv, 0, (size_t)(c->n * slots->sums.ldv) * sizeof *block.dv);
@@ -247,8 +247,8 @@ static int64_t run_task(const stage *st, const ha_task *task, int64_t slot, int 
 
 /* ---- rounds ---------------------------------------------------------------------------------- */
 
-/* The place of a task's slots. */
-static int64_t kept_place(const stage *st, int64_t task)
+/* Which of the tasks kept a task is. */
+static int64_t kept_task(const stage *st, int64_t task)
 {
     return task % (SETS * st->b->slots.round);
 }
@@ -263,11 +263,11 @@ static void await_sums(const stage *st, int64_t round)
 static void work_task(const stage *st, int64_t task, int thread)
 {
     const ha_slots *slots = &st->b->slots;
-    int64_t round = task / slots->round, place = kept_place(st, task);
+    int64_t round = task / slots->round, kept = kept_task(st, task);
     if (task >= st->wave->ntasks)
         return;
     await_sums(st, round - SETS);
-    slots->used[place] = run_task(st, &st->wave->tasks[task], place * slots->columns, thread);
+    slots->used[kept] = run_task(st, &st->wave->tasks[task], kept * slots->columns, thread);
     atomic_fetch_add_explicit(&slots->done[round], 1, memory_order_release);
 }
 
@@ -283,12 +283,12 @@ static void sum_round(const stage *st, int64_t round, int64_t part, int thread)
     ha_await(&slots->summed[part], round);
     double start = ha_clock(st->call);
     for (int64_t task = first; task < end; task++) {
-        int64_t place = kept_place(st, task), slot = place * slots->columns;
+        int64_t kept = kept_task(st, task), slot = kept * slots->columns;
         if (st->wave->tasks[task].key_head != part / slots->parts)
             continue;
         const ha_column_sums from = {slots->sums.dk + slot * to.ldk,
                                      slots->sums.dv + slot * to.ldv, to.ldk, to.ldv};
-        ha_columns_scatter(&to, &from, slots->key + slot, slots->used[place],
+        ha_columns_scatter(&to, &from, slots->key + slot, slots->used[kept],
                            (uint32_t)(nk * p / slots->parts),
                            (uint32_t)(nk * (p + 1) / slots->parts), st->b->threads[thread].found);
     }

@@ -9,7 +9,7 @@
 #include "status.h"
 #include "workspace.h"
 
-/* Tasks that a thread should find between two barriers. */
+/* Tasks that a thread should find in a loop. */
 #define TASKS_PER_THREAD 16
 
 /* Multiply-adds that make it worth while to wake a thread: some ten microseconds' work. */

@@ -33,19 +33,19 @@ static ha_out_rows out_from(void *base, int64_t first, int64_t stride, hyperattn
 }
 
 /* Where a key head lies in its sequence. */
-typedef struct place {
+typedef struct home {
     ha_sequence seq;
     int64_t head, query; /* key head, and the first of its query heads */
-} place;
+} home;
 
-static place place_of(const ha_cpu_plan *plan, const ha_plan *whole, int64_t number)
+static home home_of(const ha_cpu_plan *plan, const ha_plan *whole, int64_t number)
 {
     int64_t heads = plan->problem->nheads_kv;
-    return (place){ha_plan_sequence(whole, number / heads), number % heads,
+    return (home){ha_plan_sequence(whole, number / heads), number % heads,
                    number % heads * plan->group};
 }
 
-static void aim_inputs(ha_key_head *kh, const ha_cpu_plan *plan, const place *at, const void *q,
+static void aim_inputs(ha_key_head *kh, const ha_cpu_plan *plan, const home *at, const void *q,
                        const void *k, const void *v, int64_t number)
 {
     const hyperattn_problem *p = plan->problem;
@@ -66,7 +66,7 @@ void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *who
                     const ha_tensors *t, int64_t number)
 {
     const hyperattn_problem *p = plan->problem;
-    const place at = place_of(plan, whole, number);
+    const home at = home_of(plan, whole, number);
     int64_t out = at.seq.out + at.query * p->out_stride[1];
     aim_inputs(kh, plan, &at, t->q, t->k, t->v, number);
     kh->out = (ha_group_out){out_from(t->out, out, p->out_stride[2], p->dtype), p->out_stride[1]};
@@ -77,7 +77,7 @@ void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *wh
                      const ha_gradients *t, int64_t number)
 {
     const hyperattn_problem *p = plan->problem;
-    const place at = place_of(plan, whole, number);
+    const home at = home_of(plan, whole, number);
     int64_t out = at.seq.out + at.query * p->out_stride[1];
     int64_t q = at.seq.q + at.query * p->q_stride[1];
     aim_inputs(kh, plan, &at, t->q, t->k, t->v, number);

@@ -6,7 +6,7 @@
 #include "cpu/cpu_backend.h"
 #include "parallel.h"
 
-/* Rows that one task takes, and columns of a row that it holds at a time. */
+/* Rows that one item takes, and columns of a row that it holds at a time. */
 #define ROWS 256
 #define COLUMNS 256
 #define MAX_MR 8
@@ -60,7 +60,7 @@ static void merge_row(const merging *m, int64_t at, int has_a, float wa, int has
     }
 }
 
-static void merge_task(void *arg, int64_t i, int thread)
+static void merge_rows(void *arg, int64_t i, int thread)
 {
     const merging *m = arg;
     const hyperattn_problem *p = m->plan->problem;
@@ -85,6 +85,6 @@ hyperattn_status ha_merge(const ha_plan *plan, void *out, float *lse, const void
     double most = rows * (double)p->head_dim_v / WORK_PER_THREAD;
     int nthreads = plan->device->nthreads;
     ha_parallel(most < 1 ? 1 : most < nthreads ? (int)most : nthreads,
-                p->batch * p->nheads * m.chunks, merge_task, &m);
+                p->batch * p->nheads * m.chunks, merge_rows, &m);
     return HYPERATTN_OK;
 }

@@ -62,7 +62,7 @@ ha_grid ha_grid_of(const ha_cpu_plan *plan, const ha_layout *layout, const ha_le
     return g;
 }
 
-void ha_row_range(const ha_grid *g, int64_t x, int64_t *first, int64_t *end)
+void ha_block_rows(const ha_grid *g, int64_t x, int64_t *first, int64_t *end)
 {
     *first = x % g->head * g->step;
     *end = ha_min(g->leaf_rows, *first + g->step);
@@ -72,7 +72,7 @@ void ha_row_range(const ha_grid *g, int64_t x, int64_t *first, int64_t *end)
 static int64_t seen(const ha_grid *g, int64_t x)
 {
     int64_t first, end;
-    ha_row_range(g, x, &first, &end);
+    ha_block_rows(g, x, &first, &end);
     return ha_min(g->keys, blocks(g->first_limit + g->causal * (end - 1), g->step));
 }
 
@@ -85,17 +85,17 @@ static int64_t blind(const ha_grid *g, int64_t y)
 
 /* ---- pairs ----------------------------------------------------------------------------------- */
 
-/* Whether there is a pair of places x and y, and anything to see in it. */
+/* Whether there is a pair of seats x and y, and anything to see in it. */
 static int is_pair(const ha_grid *g, int64_t x, int64_t y)
 {
-    return x < ha_row_places(g) && y < ha_key_places(g) &&
+    return x < ha_row_seats(g) && y < ha_key_seats(g) &&
            y % g->keys % g->row_copies == x / g->rows &&
            x % g->rows % g->key_copies == y / g->keys && y % g->keys < seen(g, x % g->rows);
 }
 
 int ha_pair_at(const ha_grid *g, int64_t s, int64_t i, int64_t *x, int64_t *y)
 {
-    int64_t rows = ha_row_places(g), keys = ha_key_places(g), width = ha_min(rows, keys);
+    int64_t rows = ha_row_seats(g), keys = ha_key_seats(g), width = ha_min(rows, keys);
     int64_t steps = ha_grid_steps(g);
     if (s > steps || i >= width)
         return 0;
@@ -105,7 +105,7 @@ int ha_pair_at(const ha_grid *g, int64_t s, int64_t i, int64_t *x, int64_t *y)
     return is_pair(g, *x, *y);
 }
 
-/* The step in which places x and y meet, if it is before s; else 0. */
+/* The step in which seats x and y meet, if it is before s; else 0. */
 static int64_t step_if_before(const ha_grid *g, int64_t x, int64_t y, int64_t s)
 {
     int64_t steps = ha_grid_steps(g), at = (x + steps - y) % steps;
@@ -113,7 +113,7 @@ static int64_t step_if_before(const ha_grid *g, int64_t x, int64_t y, int64_t s)
     return at < s ? at : 0;
 }
 
-/* One step back, x meets the place behind y. Its pairs are those with key blocks of its own residue
+/* One step back, x meets the seat behind y. Its pairs are those with key blocks of its own residue
  * modulo the copies, as far as it sees; before the last of them comes the first, steps earlier. */
 int64_t ha_row_step_before(const ha_grid *g, int64_t x, int64_t s)
 {
@@ -135,7 +135,7 @@ static int64_t seeing_block(const ha_grid *g, int64_t x, int64_t y)
     return x;
 }
 
-/* One step back, y meets the place before x. */
+/* One step back, y meets the seat before x. */
 int64_t ha_key_step_before(const ha_grid *g, int64_t y, int64_t s)
 {
     int64_t steps = ha_grid_steps(g), x = (y + s) % steps, block = x % g->rows;

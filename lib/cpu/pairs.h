@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The order in which the blocks of a leaf's rows and keys meet in backward: see
- * cpu/backward_exact.h. A place is one copy of one block: place x of the rows is copy x / rows of
- * row block x % rows, and the same of the keys. In step s of 1..steps, place x of the rows meets
- * place x - s of the keys, modulo steps.
+ * cpu/backward_exact.h. A seat is one copy of one block: seat x of the rows is copy x / rows of
+ * row block x % rows, and the same of the keys. In step s of 1..steps, seat x of the rows meets
+ * seat x - s of the keys, modulo steps.
  */
 #ifndef HA_PAIRS_H
 #define HA_PAIRS_H
@@ -26,32 +26,32 @@ typedef struct ha_grid {
 ha_grid ha_largest_grid(const ha_cpu_plan *plan, const ha_layout *layout);
 ha_grid ha_grid_of(const ha_cpu_plan *plan, const ha_layout *layout, const ha_leaf *leaf);
 
-/* Places on each side, and steps. */
-static inline int64_t ha_row_places(const ha_grid *g)
+/* Seats on each side, and steps. */
+static inline int64_t ha_row_seats(const ha_grid *g)
 {
     return g->rows * g->row_copies;
 }
 
-static inline int64_t ha_key_places(const ha_grid *g)
+static inline int64_t ha_key_seats(const ha_grid *g)
 {
     return g->keys * g->key_copies;
 }
 
 static inline int64_t ha_grid_steps(const ha_grid *g)
 {
-    return ha_row_places(g) > ha_key_places(g) ? ha_row_places(g) : ha_key_places(g);
+    return ha_row_seats(g) > ha_key_seats(g) ? ha_row_seats(g) : ha_key_seats(g);
 }
 
-/* Pair i of step s, i below the places of the shorter side. 0 if there is none, or nothing to see
+/* Pair i of step s, i below the seats of the shorter side. 0 if there is none, or nothing to see
  * in it. */
 int ha_pair_at(const ha_grid *g, int64_t s, int64_t i, int64_t *x, int64_t *y);
 
-/* The last step before s in which place x of the rows, or y of the keys, of a pair of step s was in
+/* The last step before s in which seat x of the rows, or y of the keys, of a pair of step s was in
  * a pair; 0 if none was. */
 int64_t ha_row_step_before(const ha_grid *g, int64_t x, int64_t s);
 int64_t ha_key_step_before(const ha_grid *g, int64_t y, int64_t s);
 
 /* Rows [first, end) of the leaf, of row block x. */
-void ha_row_range(const ha_grid *g, int64_t x, int64_t *first, int64_t *end);
+void ha_block_rows(const ha_grid *g, int64_t x, int64_t *first, int64_t *end);
 
 #endif

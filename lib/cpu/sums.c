@@ -79,13 +79,13 @@ static chunk chunk_at(const ha_layout *l, int64_t item)
 static void prepare_rows(const ha_cpu_plan *plan, const ha_key_head *kh, const ha_sums *s,
                          const chunk *c)
 {
-    int64_t place = c->head * kh->layout->nq + c->first;
+    int64_t row = c->head * kh->layout->nq + c->first;
     ha_rows o = ha_head_rows(&kh->o, c->head), dout = ha_head_rows(&kh->dout, c->head);
     o.first = dout.first = c->first;
-    plan->kernels->dot_rows(s->delta + place, &o, &dout, c->rows, plan->problem->head_dim_v);
+    plan->kernels->dot_rows(s->delta + row, &o, &dout, c->rows, plan->problem->head_dim_v);
     const float *lse = kh->lse_given + c->head * kh->lse_step + c->first;
     for (int64_t i = 0; i < c->rows; i++)
-        s->lse_log2[place + i] = lse[i] == -INFINITY ? INFINITY : lse[i] * HA_LOG2E;
+        s->lse_log2[row + i] = lse[i] == -INFINITY ? INFINITY : lse[i] * HA_LOG2E;
 }
 
 static void prepare_chunk(void *arg, int64_t place, int64_t item, int thread)

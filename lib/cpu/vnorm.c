@@ -22,7 +22,7 @@ void ha_vnorm_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_vnor
     const ha_arith *f32 = &plan->kernels->f32;
     int64_t rows = ha_round_up(ha_keys_held(plan, HA_TASK_ROWS), f32->mr);
     v->heads = ha_carve(c, plan->in_flight, sizeof *v->heads);
-    v->tile = ha_carve(c, nthreads, sizeof *v->tile);
+    v->as_f32 = ha_carve(c, nthreads, sizeof *v->as_f32);
     for (int64_t i = 0; i < plan->in_flight; i++) {
         ha_masses none = {0}, *m = c->base ? &v->heads[i] : &none;
         *m = none;
@@ -32,8 +32,8 @@ void ha_vnorm_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_vnor
         m->mass = ha_carve(c, plan->max.nk, sizeof *m->mass);
     }
     for (int i = 0; is_wanted(plan) && i < nthreads; i++) {
-        float *none, **tile = c->base ? &v->tile[i] : &none;
-        *tile = ha_carve(c, rows * ha_ldq(f32, plan->problem->head_dim_v), sizeof **tile);
+        float *none, **as_f32 = c->base ? &v->as_f32[i] : &none;
+        *as_f32 = ha_carve(c, rows * ha_ldq(f32, plan->problem->head_dim_v), sizeof **as_f32);
     }
 }
 
@@ -48,17 +48,17 @@ static void norms(void *arg, int64_t place, int64_t item, int thread)
     const stage *st = arg;
     const ha_call *call = st->call;
     const ha_arith *f32 = &call->plan->kernels->f32;
-    int64_t dv = call->plan->problem->head_dim_v;
+    int64_t d_v = call->plan->problem->head_dim_v;
     const ha_key_head *kh = &call->heads[place];
-    const float *row = st->v->tile[thread];
+    const float *row = st->v->as_f32[thread];
     ha_rows v = kh->v;
     double start = ha_clock(call);
     v.first = item * HA_TASK_ROWS;
     int64_t n = ha_min(HA_TASK_ROWS, kh->layout->nk - v.first);
-    f32->load_q(st->v->tile[thread], &v, n, dv);
-    for (int64_t j = 0; j < n; j++, row += ha_ldq(f32, dv)) {
+    f32->load_q(st->v->as_f32[thread], &v, n, d_v);
+    for (int64_t j = 0; j < n; j++, row += ha_ldq(f32, d_v)) {
         double sum = 0;
-        for (int64_t c = 0; c < dv; c++)
+        for (int64_t c = 0; c < d_v; c++)
             sum += (double)row[c] * (double)row[c];
         st->v->heads[place].norm[v.first + j] = (float)sum;
     }

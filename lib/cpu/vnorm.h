@@ -16,7 +16,7 @@ typedef struct ha_masses {
 
 typedef struct ha_vnorm {
     ha_masses *heads; /* of the key heads in flight */
-    float **tile;     /* [nthreads] */
+    float **as_f32;   /* [nthreads]: HA_TASK_ROWS rows of v, as f32 */
 } ha_vnorm;
 
 void ha_vnorm_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_vnorm *v);

@@ -48,7 +48,7 @@ enum { F32_MR = MR, F32_BR = BR, F32_GR = GR };
         .backward = backward_f32,                                                      \
     }
 
-/* The slots of a level's table that every level fills from here. */
+/* The entries of a level's table that every level fills from here. */
 #define BODY_KERNELS(level)                                                            \
     .name = #level, .f32 = F32_ARITH, .attend_in_place = attend_in_place,              \
     .project = project, .column_sums = column_sums, .above_bits = above_bits,          \

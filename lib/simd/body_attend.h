@@ -210,7 +210,7 @@ static void FN(copy_visible)(float *dst, const float *v, int64_t width, int64_t 
     seen = seen < units ? seen : units;
     memcpy(dst, v, (size_t)(seen * width) * sizeof *dst);
     memset(dst + seen * width, 0, (size_t)((units - seen) * width) * sizeof *dst);
-    if (limit > 0 && seen < units) /* the first values of each run */
+    if (limit > 0 && seen < units) /* the first values of each row_units */
         for (int64_t x = seen * width; x < (seen + ROW_UNITS) * width; x += ROW_UNITS)
             memcpy(dst + x, v + x, (size_t)(limit % (PAIR * ROW_UNITS)) * sizeof *dst / PAIR);
 }

@@ -15,7 +15,7 @@
 #define BR 48
 #define GR 96
 
-/* Units of a pair of rows lie in runs of two: a register holds a run of each. */
+/* Units of a pair of rows lie two by two: a register holds two of each. */
 #define PAIR 2
 #define ROW_UNITS 2
 
