@@ -128,10 +128,10 @@ typedef struct shape {
 
 static hyperattn_status fill_packed(const shape *s, int64_t stride[3])
 {
-    int64_t unit = s->dim;
+    int64_t step = s->dim;
     for (int i = 2; i >= 0; i--) {
-        stride[i] = unit;
-        if (__builtin_mul_overflow(unit, s->size[i] ? s->size[i] : 1, &unit))
+        stride[i] = step;
+        if (__builtin_mul_overflow(step, s->size[i] ? s->size[i] : 1, &step))
             return ha_fail(HYPERATTN_EINVAL, "%s of %lld x %lld x %lld x %lld elements wraps",
                            s->name, (ll)s->size[0], (ll)s->size[1], (ll)s->size[2], (ll)s->dim);
     }

@@ -108,15 +108,15 @@ END_TEST
 
 /* ---- directions ---------------------------------------------------------------------------- */
 
-enum { DIM = 67, COUNT_PER_UNIT = HA_MAX_PROJS * DIM, UNITS = 200 };
+enum { DIM = 67, ENTRIES = HA_MAX_PROJS * DIM, KEY_HEADS = 200 };
 
 START_TEST(directions_are_standard_normal)
 {
-    static float g[COUNT_PER_UNIT];
-    double n = (double)UNITS * COUNT_PER_UNIT, power[5] = {0}, beyond2 = 0, neighbours = 0;
-    for (uint32_t unit = 0; unit < UNITS; unit++) {
-        ha_directions(g, HA_MAX_PROJS, DIM, 77, unit);
-        for (int i = 0; i < COUNT_PER_UNIT; i++) {
+    static float g[ENTRIES];
+    double n = (double)KEY_HEADS * ENTRIES, power[5] = {0}, beyond2 = 0, neighbours = 0;
+    for (uint32_t key_head = 0; key_head < KEY_HEADS; key_head++) {
+        ha_directions(g, HA_MAX_PROJS, DIM, 77, key_head);
+        for (int i = 0; i < ENTRIES; i++) {
             double x = (double)g[i], y = 1;
             for (int p = 1; p <= 4; p++)
                 power[p] += y *= x;
@@ -142,20 +142,20 @@ static int equal_entries(const float *a, const float *b, int n)
     return equal;
 }
 
-START_TEST(directions_follow_seed_and_unit)
+START_TEST(directions_follow_seed_and_key_head)
 {
-    static float a[COUNT_PER_UNIT], b[COUNT_PER_UNIT];
+    static float a[ENTRIES], b[ENTRIES];
     static const struct {
         uint64_t seed;
-        uint32_t unit;
+        uint32_t key_head;
     } others[] = {{6, 3}, {5, 4}, {5 + (UINT64_C(1) << 32), 3}, {0, 0}};
     ha_directions(a, HA_MAX_PROJS, DIM, 5, 3);
     ha_directions(b, HA_MAX_PROJS, DIM, 5, 3);
-    ck_assert_int_eq(equal_entries(a, b, COUNT_PER_UNIT), COUNT_PER_UNIT);
+    ck_assert_int_eq(equal_entries(a, b, ENTRIES), ENTRIES);
     for (int i = 0; i < COUNT(others); i++) {
-        ha_directions(b, HA_MAX_PROJS, DIM, others[i].seed, others[i].unit);
-        ck_assert_msg(equal_entries(a, b, COUNT_PER_UNIT) < 3, "seed %llx, unit %u repeats 5, 3",
-                      (unsigned long long)others[i].seed, (unsigned)others[i].unit);
+        ha_directions(b, HA_MAX_PROJS, DIM, others[i].seed, others[i].key_head);
+        ck_assert_msg(equal_entries(a, b, ENTRIES) < 3, "seed %llx, key head %u repeats 5, 3",
+                      (unsigned long long)others[i].seed, (unsigned)others[i].key_head);
     }
 }
 END_TEST
@@ -236,7 +236,7 @@ int main(void)
     tcase_add_test(topic, gray_rank_inverts_the_gray_code);
     tcase_add_test(topic, neighbouring_buckets_differ_in_one_sign);
     tcase_add_test(topic, directions_are_standard_normal);
-    tcase_add_test(topic, directions_follow_seed_and_unit);
+    tcase_add_test(topic, directions_follow_seed_and_key_head);
     tcase_add_test(topic, directions_fill_their_array_and_no_more);
     tcase_add_test(topic, nan_projections_have_a_defined_bucket);
     tcase_add_test(topic, buckets_are_counted_from_the_mean);

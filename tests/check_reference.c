@@ -117,7 +117,7 @@ START_TEST(ragged_batches_are_the_algorithm)
 END_TEST
 
 /* Every sequence and head has its own samples, and every key head its own directions; several
- * threads have several units in flight. */
+ * threads have several key heads in flight. */
 START_TEST(batches_are_the_algorithm)
 {
     for (int is_causal = 0; is_causal < 2; is_causal++)

@@ -12,12 +12,12 @@ ha_picker ha_picker_begin_sampled(const ha_sampler *sampler, const ha_rect *rect
                                   const uint32_t *korder)
 {
     ha_picker p = ha_picker_begin(sampler, rect, korder);
-    p.range = sampler->exact.n + 2;
+    p.span = sampler->exact.n + 2;
     return p;
 }
 
-/* Exact range i: the blocks' positions, then sinks and window, whose keys the rectangle lacks. */
-static int exact_range(const ha_picker *p, int64_t i, int64_t *begin, int64_t *end)
+/* Exact span i: the blocks' positions, then sinks and window, whose keys the rectangle lacks. */
+static int exact_span(const ha_picker *p, int64_t i, int64_t *begin, int64_t *end)
 {
     const ha_blocks *blocks = &p->sampler.exact;
     if (i < blocks->n) {
@@ -33,9 +33,9 @@ static int exact_range(const ha_picker *p, int64_t i, int64_t *begin, int64_t *e
 static void pick_exact(ha_picker *p, ha_picks *to)
 {
     int64_t begin, end;
-    while (to->n < to->room && exact_range(p, p->range, &begin, &end)) {
+    while (to->n < to->room && exact_span(p, p->span, &begin, &end)) {
         int64_t first = begin + p->taken, n = ha_min(to->room - to->n, end - first);
-        int is_block = p->range < p->sampler.exact.n;
+        int is_block = p->span < p->sampler.exact.n;
         for (int64_t x = 0; x < n; x++) {
             to->key[to->n + x] = is_block ? ha_key_at(p->rect, p->korder, first + x)
                                           : (uint32_t)(first + x);
@@ -44,7 +44,7 @@ static void pick_exact(ha_picker *p, ha_picks *to)
         to->n += n;
         p->taken += n;
         if (begin + p->taken == end) {
-            p->range++;
+            p->span++;
             p->taken = 0;
         }
     }

@@ -29,7 +29,7 @@ typedef struct ha_picker {
     ha_sampler sampler;
     const ha_rect *rect;
     const uint32_t *korder; /* keys in sorted order, [layout->nk]; NULL: their own */
-    int64_t range, taken;   /* exact ranges done, and keys taken of the next one */
+    int64_t span, taken;    /* exact spans done, and keys taken of the next one */
     int64_t drawn;
 } ha_picker;
 

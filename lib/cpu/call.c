@@ -57,7 +57,7 @@ size_t ha_cpu_workspace(const ha_cpu_plan *plan, int backward, int *wraps)
 /* ---- calls ----------------------------------------------------------------------------------- */
 
 /* Goes through the key heads of the batch, as many at a time as are in flight. */
-static void run(void *arg, ha_team *team)
+static void work_off(void *arg, ha_team *team)
 {
     work *w = arg;
     const ha_cpu_plan *plan = w->call.plan;
@@ -87,7 +87,7 @@ static hyperattn_status start(work *w, void *workspace)
     carve(&c, plan, backward, w);
     for (int i = 0; i < nthreads; i++)
         w->call.seconds[i] = (ha_profile){{0}};
-    ha_with_team(nthreads, run, w);
+    ha_with_team(nthreads, work_off, w);
     for (int i = 0; profile && i < nthreads; i++)
         for (int stage = 0; stage < HA_STAGES; stage++)
             profile->seconds[stage] += w->call.seconds[i].seconds[stage];

@@ -8,20 +8,20 @@
 void ha_grad_carve(ha_carver *c, const ha_cpu_plan *plan, ha_grad *g)
 {
     const ha_arith *a = plan->arith;
-    int64_t d = plan->problem->head_dim, dv = plan->problem->head_dim_v;
+    int64_t d = plan->problem->head_dim, d_v = plan->problem->head_dim_v;
     int64_t rows = ha_round_up(ha_rows_held(plan, HA_GRAD_ROWS), a->mr);
     int64_t keys = ha_keys_held(plan, HA_BATCH_KEYS);
     g->q = ha_carve(c, rows * ha_ldq(a, d), sizeof(float));
-    g->dout = ha_carve(c, rows * ha_ldq(a, dv), sizeof(float));
+    g->dout = ha_carve(c, rows * ha_ldq(a, d_v), sizeof(float));
     g->q_sum = ha_carve(c, (int64_t)ha_v_bytes(a, rows, d), 1);
-    g->dout_sum = ha_carve(c, (int64_t)ha_v_bytes(a, rows, dv), 1);
+    g->dout_sum = ha_carve(c, (int64_t)ha_v_bytes(a, rows, d_v), 1);
     g->k = ha_carve(c, (int64_t)ha_k_bytes(a, keys, d), 1);
-    g->v = ha_carve(c, (int64_t)ha_k_bytes(a, keys, dv), 1);
+    g->v = ha_carve(c, (int64_t)ha_k_bytes(a, keys, d_v), 1);
     g->k_sum = ha_carve(c, (int64_t)ha_v_bytes(a, keys, d), 1);
     g->lse = ha_carve(c, rows, sizeof *g->lse);
     g->delta = ha_carve(c, rows, sizeof *g->delta);
     g->capped = ha_carve(c, rows, sizeof *g->capped);
-    g->tile = ha_carve(c, a->grad_scratch, sizeof *g->tile);
+    g->scratch = ha_carve(c, a->grad_scratch, sizeof *g->scratch);
     g->limit = ha_carve(c, a->gr, sizeof *g->limit);
 }
 
@@ -100,7 +100,7 @@ static void run_tile(const ha_cpu_plan *plan, const ha_grad *g, const ha_grad_bl
         .lddk = plan->ldgrad,
         .lddv = plan->ldacc,
         .capped = g->capped + r,
-        .scratch = g->tile,
+        .scratch = g->scratch,
     };
     if (b->slope && low < tile.keys) {
         int64_t padded = ha_round_up(rows, a->mr);

@@ -14,7 +14,7 @@ typedef struct ha_grad {
     void *k, *v, *k_sum;               /* HA_BATCH_KEYS keys */
     float *lse, *delta;                /* [HA_GRAD_ROWS] */
     float *capped;                     /* [HA_GRAD_ROWS] */
-    float *tile;                       /* the kernels' scratch */
+    float *scratch;                    /* the kernels' scratch */
     int32_t *limit;                    /* [gr] */
 } ha_grad;
 

@@ -16,7 +16,7 @@ void ha_softmax_carve(ha_carver *c, const ha_cpu_plan *plan, ha_softmax *s, int6
     s->l = ha_carve(c, rows, sizeof *s->l);
     s->acc = ha_carve(c, rows * plan->ldacc, sizeof *s->acc);
     s->inv = ha_carve(c, rows, sizeof *s->inv);
-    s->tile = ha_carve(c, ha_tile_scratch(plan->arith), sizeof *s->tile);
+    s->scratch = ha_carve(c, ha_tile_scratch(plan->arith), sizeof *s->scratch);
 }
 
 void ha_states_carve(ha_carver *c, const ha_cpu_plan *plan, ha_states *states, int64_t rows)
@@ -161,6 +161,6 @@ ha_tile ha_tile_at(const ha_cpu_plan *plan, const ha_softmax *s, int64_t r, int6
         .l = s->l + r,
         .acc = s->acc + r * plan->ldacc,
         .ldacc = plan->ldacc,
-        .scratch = s->tile,
+        .scratch = s->scratch,
     };
 }

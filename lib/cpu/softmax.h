@@ -14,8 +14,8 @@
 typedef struct ha_softmax {
     void *q; /* query tiles */
     float *m, *l, *acc;
-    float *inv;  /* factor of each row at the end */
-    float *tile; /* the kernels' scratch */
+    float *inv;     /* factor of each row at the end */
+    float *scratch; /* the kernels' */
 } ha_softmax;
 
 /* Kept rows: [group][nq] of a key head, or any others; acc is ldacc wide. */
