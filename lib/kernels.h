@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The micro-kernel contract. Algorithms in lib/cpu call these tables only; lib/simd fills them, one
- * table per instruction-set level. Every function has a C reference in lib/simd/ref.c and a checkkern
- * test.
+ * table per instruction-set level. Every function has a C reference in lib/simd/ref.c and a
+ * checkkern test.
  *
  * A "unit" is 32 bits of a packed operand: one f32, or, in bf16 arithmetic, two neighbouring bf16
  * values of the depth. So the packed shapes are the same in both arithmetics, with

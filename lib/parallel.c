@@ -170,7 +170,8 @@ static void serve(ha_team *team, int thread)
 }
 
 /* Thread 0 does the work, the others serve it. At the end it waits for them before OpenMP's barrier
- * does, which would keep its processor busy: that may be the one that a helper needs to get here. */
+ * does, which would keep its processor busy: that may be the one that a helper needs to get
+ * here. */
 static void join(ha_team *team, int thread, int threads, void (*work)(void *arg, ha_team *team),
                  void *arg)
 {

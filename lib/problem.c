@@ -4,6 +4,7 @@
 #include <float.h>
 #include <math.h>
 
+#include "fpmode.h"
 #include "status.h"
 #include "struct_size.h"
 
@@ -244,6 +245,17 @@ hyperattn_status ha_problem_check_gradients(const hyperattn_problem *p)
     return check_distinct(&s.v, p->v_stride);
 }
 
+/* Whatever the caller's rounding mode is. volatile keeps the computation where the mode is set. */
+static float default_scale(int64_t head_dim)
+{
+    uint64_t mode = ha_fpmode_get();
+    volatile float dim = (float)head_dim, scale;
+    ha_fpmode_set(HA_FPMODE);
+    scale = 1 / sqrtf(dim);
+    ha_fpmode_set(mode);
+    return scale;
+}
+
 hyperattn_status ha_problem_resolve(hyperattn_problem *resolved, ha_extents *bytes,
                                     const hyperattn_problem *problem)
 {
@@ -264,7 +276,7 @@ hyperattn_status ha_problem_resolve(hyperattn_problem *resolved, ha_extents *byt
         (status = resolve_tensors(&p, bytes)))
         return status;
     if (p.softmax_scale == 0)
-        p.softmax_scale = 1 / sqrtf((float)p.head_dim);
+        p.softmax_scale = default_scale(p.head_dim);
     *resolved = p;
     return HYPERATTN_OK;
 }

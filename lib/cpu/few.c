@@ -16,7 +16,8 @@
 /* Most rows of a group that are held at a time, to keep the workspace small. */
 #define MOST_IN_PLACE 1024
 
-/* Keys at a time that several steps of rows meet where they lie: a second-level cache holds them. */
+/* Keys at a time that several steps of rows meet where they lie: they stay in a second-level
+ * cache. */
 #define IN_PLACE_KEYS 512
 
 /* Keys per row from which ranges of keys are better shared out than rows. */
@@ -282,22 +283,35 @@ static int64_t count_sums(const void *arg, int64_t place)
     return count_ranges(arg, place) > 1 ? st->call->plan->group : 0;
 }
 
-/* Adds up the ranges of one head, in order. */
+/* The rows of one head in range `range`. */
+static ha_states kept_rows(const stage *st, int64_t place, int64_t head, int64_t range)
+{
+    const ha_cpu_plan *plan = st->call->plan;
+    int64_t nq = st->call->heads[place].layout->nq;
+    return ha_states_from(plan, &st->few->heads[place], (range * plan->group + head) * nq);
+}
+
+/* Adds up the ranges of one head: neighbours first, then their sums, and so on, so that rounding
+ * errors grow with the logarithm of their number. */
 static void sum_ranges(void *arg, int64_t place, int64_t head, int thread)
 {
     const stage *st = arg;
     const ha_call *call = st->call;
     const ha_cpu_plan *plan = call->plan;
     const ha_key_head *kh = &call->heads[place];
+    int64_t n = ranges(kh->layout), nq = kh->layout->nq;
     ha_softmax *s = &st->few->threads[thread].rows;
-    const ha_query_rows at = {kh, head, NULL, 0, kh->layout->nq};
+    const ha_query_rows at = {kh, head, NULL, 0, nq};
+    const ha_states all = st->few->heads[place];
     double start = ha_clock(call);
-    ha_softmax_clear(plan, s, at.rows);
-    for (int64_t range = 0; range < ranges(kh->layout); range++) {
-        const ha_states kept = ha_states_from(plan, &st->few->heads[place],
-                                              range * plan->group * kh->layout->nq);
-        ha_softmax_fold(plan, s, &kept, &at);
-    }
+    for (int64_t apart = 1; apart < n; apart *= 2)
+        for (int64_t range = 0; range + apart < n; range += 2 * apart) {
+            const ha_states to = kept_rows(st, place, head, range);
+            const ha_states from = kept_rows(st, place, head, range + apart);
+            const ha_softmax sum = {.m = to.m, .l = to.l, .acc = to.acc};
+            ha_softmax_add(plan, &sum, &from, nq);
+        }
+    ha_softmax_load(plan, s, &all, &at);
     ha_softmax_finish(plan, s, &at);
     ha_clock_add(call, thread, HA_STAGE_STATE, start);
 }

@@ -60,13 +60,23 @@ static void merge_row(const merging *m, int64_t at, int has_a, float wa, int has
     }
 }
 
+/* The rows of a ragged batch lie one sequence behind the other: for merging, they are one. */
+static ha_sequence sequence_of(const ha_plan *plan, int64_t b)
+{
+    const hyperattn_problem *p = plan->problem;
+    if (!p->cu_seqlens_q)
+        return ha_plan_sequence(plan, b);
+    int64_t rows = p->cu_seqlens_q[p->batch];
+    return (ha_sequence){.nq = rows, .lse_head = rows};
+}
+
 static void merge_rows(void *arg, int64_t i, int thread)
 {
     const merging *m = arg;
     const hyperattn_problem *p = m->plan->problem;
     (void)thread;
     int64_t row = i % m->chunks * ROWS, head = i / m->chunks % p->nheads;
-    ha_sequence seq = ha_plan_sequence(m->plan, i / m->chunks / p->nheads);
+    ha_sequence seq = sequence_of(m->plan, i / m->chunks / p->nheads);
     for (int64_t end = row + ROWS < seq.nq ? row + ROWS : seq.nq; row < end; row++) {
         int64_t l = seq.lse + head * seq.lse_head + row;
         float wa, wb, lse = m->lse[l], lse2 = m->lse2[l];
@@ -80,11 +90,12 @@ hyperattn_status ha_merge(const ha_plan *plan, void *out, float *lse, const void
                           const float *lse2)
 {
     const hyperattn_problem *p = plan->problem;
-    merging m = {plan, out, lse, out2, lse2, (p->seqlen_q + ROWS - 1) / ROWS};
-    double rows = (double)p->batch * (double)p->nheads * (double)p->seqlen_q;
+    int64_t nq = sequence_of(plan, 0).nq, sequences = p->cu_seqlens_q ? 1 : p->batch;
+    merging m = {plan, out, lse, out2, lse2, (nq + ROWS - 1) / ROWS};
+    double rows = (double)sequences * (double)p->nheads * (double)nq;
     double most = rows * (double)p->head_dim_v / WORK_PER_THREAD;
     int nthreads = plan->device->nthreads;
     ha_parallel(most < 1 ? 1 : most < nthreads ? (int)most : nthreads,
-                p->batch * p->nheads * m.chunks, merge_rows, &m);
+                sequences * p->nheads * m.chunks, merge_rows, &m);
     return HYPERATTN_OK;
 }

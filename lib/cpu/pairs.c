@@ -108,8 +108,7 @@ int ha_pair_at(const ha_grid *g, int64_t s, int64_t i, int64_t *x, int64_t *y)
 /* The step in which seats x and y meet, if it is before s; else 0. */
 static int64_t step_if_before(const ha_grid *g, int64_t x, int64_t y, int64_t s)
 {
-    int64_t steps = ha_grid_steps(g), at = (x + steps - y) % steps;
-    at = at ? at : steps;
+    int64_t steps = ha_grid_steps(g), at = (x + steps - y) % steps; /* 0 is the last step */
     return at < s ? at : 0;
 }
 

@@ -110,7 +110,7 @@ void ha_softmax_finish(const ha_cpu_plan *plan, ha_softmax *s, const ha_query_ro
 
 /* Row i of s becomes what it and row `row` of the others have seen. m is no NaN, but l and acc may
  * be, also where the maximum is -inf because no key had a comparable score. */
-static void add_row(const ha_cpu_plan *plan, ha_softmax *s, int64_t i, const ha_states *other,
+static void add_row(const ha_cpu_plan *plan, const ha_softmax *s, int64_t i, const ha_states *other,
                     int64_t row)
 {
     int64_t ld = plan->ldacc;
@@ -133,7 +133,8 @@ void ha_softmax_fold(const ha_cpu_plan *plan, ha_softmax *s, const ha_states *fr
         add_row(plan, s, i, from, base + ha_row_of(at, i));
 }
 
-void ha_softmax_add(const ha_cpu_plan *plan, ha_softmax *s, const ha_states *other, int64_t n)
+void ha_softmax_add(const ha_cpu_plan *plan, const ha_softmax *s, const ha_states *other,
+                    int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         add_row(plan, s, i, other, i);

@@ -47,7 +47,8 @@ void ha_softmax_store(const ha_cpu_plan *plan, const ha_softmax *s, const ha_sta
 /* Folds kept rows, or n rows of another softmax, into this one. */
 void ha_softmax_fold(const ha_cpu_plan *plan, ha_softmax *s, const ha_states *from,
                      const ha_query_rows *at);
-void ha_softmax_add(const ha_cpu_plan *plan, ha_softmax *s, const ha_states *other, int64_t n);
+void ha_softmax_add(const ha_cpu_plan *plan, const ha_softmax *s, const ha_states *other,
+                    int64_t n);
 
 /* Writes out and lse. */
 void ha_softmax_finish(const ha_cpu_plan *plan, ha_softmax *s, const ha_query_rows *at);
