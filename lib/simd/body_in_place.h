@@ -75,7 +75,8 @@ typedef struct group {
     const chunk *ch;
     int row, count; /* count <= 4 */
     int from, to;
-    next_rows next; /* what is asked for in passing */
+    next_rows next; /* what is asked for while scores are computed, */
+    int asks_keys;  /* and whether the next chunk's keys are while values are */
     float *s;   /* [to - from, whole blocks][rows] */
     float *top; /* [VLEN] maxima, lane x of row x % rows */
 } group;
@@ -212,6 +213,8 @@ static inline __attribute__((always_inline)) void values_block(const group *g, i
             acc[i][x] = vzero();
     for (int j = g->to - g->from; j > 0; j--, v++, p += rows) {
         vf w[4];
+        if (g->asks_keys && c == 0)
+            prefetch_next(g->ch, NEXT_KEYS, g->to - j, 1);
         for (int i = 0; i < rows; i++)
             w[i] = vset1(p[i]);
         for (int x = 0; x < nv; x++) {
@@ -260,7 +263,8 @@ static int in_place_seen(const chunk *ch, int row)
 static void in_place_group(const chunk *ch, int row, int count, int from, int to, next_rows next)
 {
     float s[4 * (CHUNK_KEYS + SUMS)], top[VLEN];
-    const group g = {ch, row, count, from, to, next, s, top};
+    /* a single group of rows asks for the keys itself */
+    const group g = {ch, row, count, from, to, next, next && ch->t->rows <= 4, s, top};
     int rows = count > 2 ? 4 : count;
     if (from >= to)
         return;
