@@ -40,17 +40,57 @@ typedef struct kind {
 
 static hyperattn_ctx *ctx;
 
+/* The fields one by one: what lies between them is anything. The mask's arrays are copies, at
+ * another place each time. */
+static void copy_fields(result *r, const hyperattn_plan *plan)
+{
+    const hyperattn_problem *p = &plan->problem;
+    const hyperattn_params *q = &plan->params;
+    hyperattn_problem *to = &r->problem;
+    hyperattn_params *params = &r->params;
+    to->struct_size = p->struct_size;
+    to->batch = p->batch;
+    to->nheads = p->nheads;
+    to->nheads_kv = p->nheads_kv;
+    to->seqlen_q = p->seqlen_q;
+    to->seqlen_k = p->seqlen_k;
+    to->head_dim = p->head_dim;
+    to->head_dim_v = p->head_dim_v;
+    to->dtype = p->dtype;
+    to->causal = p->causal;
+    to->softmax_scale = p->softmax_scale;
+    memcpy(to->q_stride, p->q_stride, sizeof to->q_stride);
+    memcpy(to->k_stride, p->k_stride, sizeof to->k_stride);
+    memcpy(to->v_stride, p->v_stride, sizeof to->v_stride);
+    memcpy(to->out_stride, p->out_stride, sizeof to->out_stride);
+    to->cu_seqlens_q = p->cu_seqlens_q;
+    to->cu_seqlens_k = p->cu_seqlens_k;
+    params->struct_size = q->struct_size;
+    params->method = q->method;
+    params->heavy = q->heavy;
+    params->sampling = q->sampling;
+    params->lsh_num_projs = q->lsh_num_projs;
+    params->block_size = q->block_size;
+    params->sample_size = q->sample_size;
+    params->min_seq_len = q->min_seq_len;
+    params->num_sinks = q->num_sinks;
+    params->window = q->window;
+    params->strict_causal = q->strict_causal;
+    params->kappa_cap = q->kappa_cap;
+    params->seed = q->seed;
+    r->mask.struct_size = plan->mask.struct_size;
+    r->mask.query_block = plan->mask.query_block;
+    r->mask.key_block = plan->mask.key_block;
+    r->mask.per_head = plan->mask.per_head;
+}
+
 static void plan_with(const hyperattn_problem *problem, const hyperattn_params *params, result *r)
 {
     hyperattn_plan *plan;
     r->status = hyperattn_plan_create(&plan, ctx, problem, params);
     if (r->status)
         return;
-    r->problem = plan->problem;
-    r->params = plan->params;
-    r->mask = plan->mask;
-    r->params.block_mask = NULL;
-    r->mask.row_start = r->mask.key_blocks = NULL; /* copies, at another place each time */
+    copy_fields(r, plan);
     hyperattn_plan_destroy(plan);
 }
 

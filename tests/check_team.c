@@ -198,16 +198,21 @@ static void note_mode(void *arg, int64_t i, int thread)
         atomic_fetch_add((atomic_int *)arg, 1);
 }
 
-/* In the calling thread, and the ones that OpenMP keeps for its next region. */
+static void set_mode(int rounding, int flushes)
+{
+    if (flushes)
+        ha_fpmode_set(HA_FPMODE);
+    fesetround(rounding);
+}
+
+/* In the ones that OpenMP keeps for its next region, and the calling thread: clang's OpenMP gives
+ * it back its own mode at the end of a region, and hands that to the others at the next. */
 static void set_modes(int nthreads, int rounding, int flushes)
 {
     (void)nthreads;
 #pragma omp parallel num_threads(nthreads)
-    {
-        if (flushes)
-            ha_fpmode_set(HA_FPMODE);
-        fesetround(rounding);
-    }
+    set_mode(rounding, flushes);
+    set_mode(rounding, flushes);
 }
 
 static int modes_like(int nthreads, uint64_t mode, int rounding)
