@@ -138,11 +138,11 @@ measure sweep --n 64 --heads 2 --dim 16 --exact-max-n 32 --csv s.csv
 # A PATH of our own would hide the emulator, and its speed is not what the budget expects.
 if [ -z "${EMULATOR-}" ]; then
     measure sweep --n 512 --heads 2048 --dim 8 --no-causal --methods exact --exact-budget 0.05 \
-        --csv s.csv
+        --threads 1 --csv s.csv
     says out '* one head timed, multiplied by 2048'
     [ "$(column s.csv scaled)" = 1 ] || fail "sweep: a multiplied time is not marked"
     measure sweep --n 512 --heads 2048 --dim 8 --no-causal --methods exact --exact-budget 0.15 \
-        --csv s.csv --backward
+        --threads 1 --csv s.csv --backward
     [ "$(column s.csv scaled)" = 1 ] || fail "sweep: a multiplied time of backward is not marked"
     within s.csv exact_both_seconds 0.01 1e6
     mkdir none
