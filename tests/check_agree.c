@@ -50,7 +50,7 @@ static const hyper_case options[] = {
     {"f16, cap", 500, 500, 1, 1, 16, 16, .dtype = HYPERATTN_F16, .kappa = 4, .sample = 150},
 };
 
-/* ---- how far two results are apart --------------------------------------------------------------- */
+/* ---- how far two results are apart ----------------------------------------------------------- */
 
 /* Relative to the size of what should be there, over all elements. A NaN gives a NaN. */
 static double apart(const void *got, const void *want, int64_t n, hyperattn_dtype dtype)
@@ -101,7 +101,7 @@ static const char *same_to_rounding(const tensors *t, const saved *want, const c
     return why;
 }
 
-/* ---- one case --------------------------------------------------------------------------------------- */
+/* ---- one case -------------------------------------------------------------------------------- */
 
 static const char *run_both(tensors *t, const hyperattn_params *params, const char *level)
 {
@@ -153,7 +153,7 @@ static void check_case(const hyper_case *c)
     tensors_free(&t);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 START_TEST(every_option)
 {

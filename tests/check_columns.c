@@ -14,7 +14,7 @@
 
 enum { ROWS = 19, KEYS = 90, OWN = 37, DIM = 20, DIM_V = 27 };
 
-/* ---- a problem and the columns beside it -------------------------------------------------------- */
+/* ---- a problem and the columns beside it ----------------------------------------------------- */
 
 /* Rows of q attend to some keys, by index, and to OWN columns in memory of their own. */
 typedef struct scene {
@@ -120,7 +120,7 @@ static void attend_both(scene *s, int own_first)
     ha_softmax_finish(s->cpu, &s->rows, &at);
 }
 
-/* ---- the same in float64 -------------------------------------------------------------------------- */
+/* ---- the same in float64 --------------------------------------------------------------------- */
 
 static double score(const scene *s, int64_t i, int64_t j, int own)
 {
@@ -184,7 +184,7 @@ START_TEST(columns_may_have_a_source_of_their_own)
 }
 END_TEST
 
-/* ---- gradients ---------------------------------------------------------------------------------------- */
+/* ---- gradients ------------------------------------------------------------------------------- */
 
 enum { COLUMNS = 200, SUMS = 50, WIDTH_K = 24, WIDTH_V = 33 };
 

@@ -18,7 +18,7 @@ static hyperattn_params exact_params(void)
     return params;
 }
 
-/* ---- against float64 -------------------------------------------------------------------------- */
+/* ---- against float64 ------------------------------------------------------------------------- */
 
 typedef struct shape {
     int64_t nq, nk, heads, heads_kv, d, dv;
@@ -96,7 +96,7 @@ START_TEST(every_shape)
 }
 END_TEST
 
-/* ---- layouts -------------------------------------------------------------------------------------- */
+/* ---- layouts --------------------------------------------------------------------------------- */
 
 static void set_strides(int64_t stride[3], int64_t batch, int64_t head, int64_t row)
 {
@@ -151,7 +151,7 @@ START_TEST(ragged_batches_of_both_kinds)
 }
 END_TEST
 
-/* ---- keys that a row does not see -------------------------------------------------------------------- */
+/* ---- keys that a row does not see ------------------------------------------------------------ */
 
 /* Keys behind row `last`'s hold what must not reach it. */
 static void check_unseen(const hyperattn_problem *p, int64_t last, const char *level)

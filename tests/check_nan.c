@@ -126,7 +126,7 @@ START_TEST(merge_loses_no_nan)
 }
 END_TEST
 
-/* ---- ranges of keys of one call ------------------------------------------------------------------ */
+/* ---- ranges of keys of one call -------------------------------------------------------------- */
 
 /* What is put where. */
 typedef struct bad {

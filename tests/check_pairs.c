@@ -11,7 +11,7 @@
 #include "cpu/pairs.h"
 #include "tensors.h"
 
-/* ---- dealing items ------------------------------------------------------------------------- */
+/* ---- dealing items --------------------------------------------------------------------------- */
 
 enum { MOST_HEADS = 300, MOST_ITEMS = 40 };
 
@@ -97,7 +97,7 @@ START_TEST(equal_key_heads_take_turns_in_order)
 }
 END_TEST
 
-/* ---- pairs of blocks ------------------------------------------------------------------------ */
+/* ---- pairs of blocks ------------------------------------------------------------------------- */
 
 enum { MOST_PLACES = 1024 };
 
@@ -209,7 +209,7 @@ START_TEST(blocks_meet_once_and_in_order)
 }
 END_TEST
 
-/* ---- grids of real sizes -------------------------------------------------------------------- */
+/* ---- grids of real sizes --------------------------------------------------------------------- */
 
 typedef struct sizes {
     int64_t group, nq, nk;

@@ -10,7 +10,7 @@
 
 enum { HEADS = 4, KEY_HEADS = 2, DIM = 8, DIM_V = 12 };
 
-/* ---- a batch and its sequences ------------------------------------------------------------------ */
+/* ---- a batch and its sequences --------------------------------------------------------------- */
 
 typedef struct batch {
     const char *name;
@@ -132,7 +132,7 @@ static void check_batch(const batch *x, const hyperattn_params *params, const wa
     tensors_free(&t);
 }
 
-/* ---- exact ---------------------------------------------------------------------------------------- */
+/* ---- exact ----------------------------------------------------------------------------------- */
 
 START_TEST(each_sequence_has_the_bits_of_its_own_call)
 {
@@ -162,7 +162,7 @@ START_TEST(at_every_level_and_in_every_type)
 }
 END_TEST
 
-/* ---- HYPER ------------------------------------------------------------------------------------------- */
+/* ---- HYPER ----------------------------------------------------------------------------------- */
 
 /* The random streams are numbered by the query heads of all sequences, so that no two sequences
  * draw alike; those of the first sequence have the numbers that its own call gives. */
@@ -194,7 +194,7 @@ START_TEST(short_causal_sequences_draw_nothing)
 }
 END_TEST
 
-/* ---- many query heads on one key head ------------------------------------------------------------------ */
+/* ---- many query heads on one key head -------------------------------------------------------- */
 
 static void check_many_heads(int64_t nheads, int64_t nq, int64_t nk, int causal)
 {

@@ -18,7 +18,7 @@ static hyperattn_params hyper_params(void)
     return params;
 }
 
-/* ---- workspaces ---------------------------------------------------------------------------------- */
+/* ---- workspaces ------------------------------------------------------------------------------ */
 
 static size_t backward_workspace(const hyperattn_problem *p, const hyperattn_params *params,
                                  const char *level)
@@ -61,7 +61,7 @@ START_TEST(backward_of_three_huge_rows_is_bounded)
 }
 END_TEST
 
-/* ---- more samples than keys ------------------------------------------------------------------------ */
+/* ---- more samples than keys ------------------------------------------------------------------ */
 
 static const char *run_both(tensors *t, const hyperattn_params *params, const char *level)
 {
@@ -101,7 +101,7 @@ START_TEST(samples_beyond_the_keys_change_nothing)
 }
 END_TEST
 
-/* ---- long sums ------------------------------------------------------------------------------------- */
+/* ---- long sums ------------------------------------------------------------------------------- */
 
 /* Equal terms round in the same direction, so that errors add up. The plain specification sums the
  * keys of a range or segment one after the other; the other levels some hundred at most. */

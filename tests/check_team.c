@@ -58,7 +58,7 @@ START_TEST(every_item_runs_once)
 }
 END_TEST
 
-/* ---- loops after each other ------------------------------------------------------------------- */
+/* ---- loops after each other ------------------------------------------------------------------ */
 
 typedef struct loops {
     tally t;
@@ -97,7 +97,7 @@ START_TEST(loops_follow_each_other)
 }
 END_TEST
 
-/* ---- order ------------------------------------------------------------------------------------ */
+/* ---- order ----------------------------------------------------------------------------------- */
 
 /* Item i waits for i - 1: with items in another order all threads would wait for ever. What an
  * item wrote is visible to the one that waited for it. */
@@ -129,7 +129,7 @@ START_TEST(items_may_wait_for_lower_ones)
 }
 END_TEST
 
-/* ---- many empty items -------------------------------------------------------------------------- */
+/* ---- many empty items ------------------------------------------------------------------------ */
 
 typedef struct per_thread {
     int64_t items;
@@ -161,7 +161,7 @@ START_TEST(a_huge_number_of_empty_items)
 }
 END_TEST
 
-/* ---- inside a parallel region of the caller's ---------------------------------------------------- */
+/* ---- inside a parallel region of the caller's ------------------------------------------------ */
 
 START_TEST(teams_work_inside_a_parallel_region)
 {
@@ -176,7 +176,7 @@ START_TEST(teams_work_inside_a_parallel_region)
 }
 END_TEST
 
-/* ---- floating-point mode -------------------------------------------------------------------------- */
+/* ---- floating-point mode --------------------------------------------------------------------- */
 
 /* The bits that this file's modes differ in; exception flags come and go. */
 #if defined(__SSE__)
