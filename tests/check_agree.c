@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Every level gives what the plain specification gives, to rounding: for each option of
- * HyperAttention at the same seed, forward and backward. Register blocks and tiles differ from level
- * to level, so what an algorithm decides must not depend on them. Inputs are such that no projection
- * lies within rounding of its threshold.
+ * HyperAttention at the same seed, forward and backward. Register blocks and tiles differ from
+ * level to level, so what an algorithm decides must not depend on them. Inputs are such that no
+ * projection lies within rounding of its threshold.
  */
 #include <limits.h>
 #include <math.h>
