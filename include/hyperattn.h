@@ -64,7 +64,8 @@ typedef enum hyperattn_dtype {
 typedef enum hyperattn_method {
     HYPERATTN_AUTO,  /* EXACT: no approximation is made that was not asked for */
     HYPERATTN_EXACT, /* tiled softmax attention */
-    HYPERATTN_HYPER  /* HyperAttention */
+    HYPERATTN_HYPER, /* HyperAttention */
+    HYPERATTN_MULTIPOLE /* near and chosen keys exactly, the others by cells of similar keys */
 } hyperattn_method;
 
 typedef enum hyperattn_backend {
@@ -183,6 +184,14 @@ typedef struct hyperattn_params {
     float kappa_cap;             /* > 0: Algorithm 2's row-wise cap with this kappa; default 0 */
     uint64_t seed;               /* default 0 */
     const hyperattn_block_mask *block_mask; /* default NULL */
+    /* MULTIPOLE; 0, the default of each, takes what the budget gives. */
+    int budget;              /* work a query, in keys of exact attention at n = 8192, >= 64 */
+    int leaf_size;           /* causal: rows that share their nearest keys; a multiple of 128 */
+    int num_selected;        /* keys chosen for each bundle of 64 rows */
+    int num_candidates;      /* keys among which they are chosen */
+    int num_representatives; /* rows that choose them, 1..4 */
+    int cell_size;           /* keys of a cell: 8, 16, 32, 64 or 128 */
+    int far_cell_size;       /* keys of the cells that hold no candidates, >= cell_size */
 } hyperattn_params;
 
 /* Our defaults. */

@@ -121,6 +121,19 @@ typedef struct ha_in_place {
     int64_t ldacc;        /* >= ha_padded_columns() of f32 and head_dim_v */
 } ha_in_place;
 
+/* Plain scores of 1, 2 or 4 rows against keys where they lie: s[j * rows + i] = scale * q_i.k_j. */
+typedef struct ha_scores {
+    float *s;       /* [nkeys][rows], with room up to a multiple of HA_SCORES_PAD floats */
+    const float *q; /* [rows][ldq], zero behind the columns, as f32.load_q makes rows of any dtype */
+    int64_t ldq;    /* >= ha_ldq() of f32 and columns */
+    ha_rows k;      /* of any dtype */
+    int64_t nkeys, columns;
+    int rows;
+    float scale;
+} ha_scores;
+
+#define HA_SCORES_PAD 16
+
 /* One arithmetic: the type in which products are formed. State is f32 in each.
  *
  * load_q, pack_k and pack_v take rows of any dtype, whatever that of the tensors is. Rows of f32,
@@ -185,6 +198,10 @@ typedef struct ha_kernels {
     double (*bf16_peak)(int64_t iters);
     /* x[i] = 2^x[i]: the exponential of attend, on its own */
     void (*exp2)(float *x, int64_t n);
+    void (*score_rows)(const ha_scores *scores);
+    /* sum[c] = sum_j w[j * ldw] x_jc over nrows rows of any dtype; sum has room for whole vectors */
+    void (*sum_rows)(float *sum, const ha_rows *x, const float *w, int64_t ldw, int64_t nrows,
+                     int64_t columns);
 } ha_kernels;
 
 static inline int64_t ha_round_up(int64_t x, int64_t to)

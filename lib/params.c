@@ -14,6 +14,8 @@ static const size_t fields[] = {
     FIELD(method),      FIELD(heavy),     FIELD(sampling), FIELD(lsh_num_projs), FIELD(block_size),
     FIELD(sample_size), FIELD(min_seq_len), FIELD(num_sinks), FIELD(window),
     FIELD(strict_causal), FIELD(kappa_cap), FIELD(seed),   FIELD(block_mask),
+    FIELD(budget), FIELD(leaf_size), FIELD(num_selected), FIELD(num_candidates),
+    FIELD(num_representatives), FIELD(cell_size), FIELD(far_cell_size),
 };
 static const ha_struct kind = {"hyperattn_params", sizeof(hyperattn_params), fields,
                                sizeof fields / sizeof *fields};
@@ -151,7 +153,7 @@ hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_m
     hyperattn_status status = params ? ha_struct_read(&p, params, &kind) : HYPERATTN_OK;
     if (status)
         return status;
-    if ((unsigned)p.method > HYPERATTN_HYPER)
+    if ((unsigned)p.method > HYPERATTN_MULTIPOLE)
         return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p.method);
     if (p.method != HYPERATTN_EXACT) {
         if (p.block_mask) {
@@ -163,7 +165,7 @@ hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_m
         if ((status = check_hyper(&p, problem)))
             return status;
     }
-    if (p.method != HYPERATTN_HYPER) {
+    if (p.method == HYPERATTN_AUTO || p.method == HYPERATTN_EXACT) {
         hyperattn_params_init(&p);
         p.method = HYPERATTN_EXACT;
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "algo/causal.h"
 
+#include "algo/multipole.h"
 #include "int64.h"
 
 typedef struct builder {
@@ -101,7 +102,7 @@ static void recurse(builder *b, int64_t a, int64_t n, int depth, int wanted, int
     int fresh = a == 0 && b->key0 == 0;
     if (is_leaf(b, n)) {
         if (wanted < 0)
-            add_leaf(b, (ha_leaf){b->row0 + a, n, b->key0 + a, fresh});
+            add_leaf(b, (ha_leaf){b->row0 + a, n, b->key0 + a, fresh, 0});
         return;
     }
     if (depth > b->deepest)
@@ -151,7 +152,7 @@ static void build_causal_mask(builder *b, int64_t nq)
             r.mask_row = row / step;
             add_rect(b, r);
         }
-        add_leaf(b, (ha_leaf){q0, end - q0, k1, k1 == 0});
+        add_leaf(b, (ha_leaf){q0, end - q0, k1, k1 == 0, 0});
     }
     end_wave(b);
 }
@@ -181,13 +182,17 @@ void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int caus
         layout->wave[0] = 0;
     if (!nq)
         return;
+    if (params->method == HYPERATTN_MULTIPOLE) {
+        ha_multipole_leaves(layout, params, causal);
+        return;
+    }
     if (params->method == HYPERATTN_EXACT) {
         layout->leaf_key0 = 0;
-        add_leaf(&b, (ha_leaf){0, nq, 0, 1});
+        add_leaf(&b, (ha_leaf){0, nq, 0, 1, 0});
         return;
     }
     if (causal && b.row0) /* rows that see no key */
-        add_leaf(&b, (ha_leaf){0, b.row0, 0, 1});
+        add_leaf(&b, (ha_leaf){0, b.row0, 0, 1, 0});
     if (!causal && params->block_mask)
         build_full_mask(&b, nq, nk);
     else if (!causal) {

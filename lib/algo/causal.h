@@ -33,6 +33,7 @@ typedef struct ha_leaf {
     int64_t q0, nq;
     int64_t k0;
     int fresh; /* no wave holds these rows */
+    int partial; /* the keys before k0 are yet to come: MULTIPOLE's past */
 } ha_leaf;
 
 typedef struct ha_layout {

@@ -11,10 +11,11 @@ static void carve_wave(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_s
     ha_wave_carve(c, plan, &s->wave);
 }
 
-/* Row states between waves, where there is more than one. */
+/* Row states between waves, and between leaves and their past. */
 static void carve_states(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s)
 {
-    int kept = plan->max.nwaves && plan->max.nleaves;
+    int kept = (plan->max.nwaves || plan->params->method == HYPERATTN_MULTIPOLE) &&
+               plan->max.nleaves;
     s->states = ha_carve(c, plan->in_flight, sizeof *s->states);
     for (int64_t i = 0; i < plan->in_flight; i++) {
         ha_states none;
@@ -35,6 +36,8 @@ void ha_stages_carve_forward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s
         ha_exact_carve(c, plan, nthreads, &s->exact);
         ha_few_carve(c, plan, nthreads, &s->few);
     }
+    if (plan->params->method == HYPERATTN_MULTIPOLE)
+        ha_multipole_carve(c, plan, nthreads, &s->multipole);
 }
 
 void ha_stages_carve_backward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s)
@@ -94,6 +97,8 @@ void ha_stages_forward(ha_call *call, ha_stages *s)
         ha_few_forward(call, &s->few);
         ha_exact_forward(call, &s->exact, s->states);
     }
+    if (call->plan->params->method == HYPERATTN_MULTIPOLE)
+        ha_multipole_forward(call, &s->multipole, s->states);
 }
 
 void ha_stages_backward(ha_call *call, ha_stages *s)

@@ -10,6 +10,7 @@
 #include "cpu/backward_hyper.h"
 #include "cpu/exact.h"
 #include "cpu/few.h"
+#include "cpu/multipole.h"
 
 /* The stages' parts of the workspace. */
 typedef struct ha_stages {
@@ -21,6 +22,7 @@ typedef struct ha_stages {
     ha_hyper hyper;
     ha_exact exact;
     ha_few few;
+    ha_multipole multipole;
     ha_states *states; /* of the key heads in flight, between waves: [group][nq] */
     /* backward */
     ha_sums *sums;

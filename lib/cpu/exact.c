@@ -248,7 +248,10 @@ static void leaf_slice(void *arg, int64_t place, int64_t item, int thread)
     start = ha_clock_add(call, thread, HA_STAGE_STATE, start);
     attend_slice(plan, &sl, t);
     start = ha_clock_add(call, thread, HA_STAGE_LEAF, start);
-    ha_softmax_finish(plan, &t->rows, &sl.at);
+    if (leaf->partial)
+        ha_softmax_store(plan, &t->rows, &st->states[place], &sl.at);
+    else
+        ha_softmax_finish(plan, &t->rows, &sl.at);
     ha_clock_add(call, thread, HA_STAGE_STATE, start);
 }
 

@@ -22,8 +22,9 @@ typedef struct ha_exact {
 
 void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_exact *exact);
 
-/* Every leaf of the key heads in flight: out and lse of its rows are final then. states: [in
- * flight], what the waves before have left of the rows; not read where there was none. */
+/* Every leaf of the key heads in flight: out and lse of its rows are final then, or, of a partial
+ * leaf, kept in states. states: [in flight], what the waves before have left of the rows; not read
+ * where there was none. */
 void ha_exact_forward(ha_call *call, const ha_exact *exact, const ha_states *states);
 
 #endif

@@ -9,6 +9,7 @@
 #include "body_math.h"
 #include "body_hash.h"
 #include "body_in_place.h"
+#include "body_cells.h"
 
 static inline __attribute__((always_inline)) void store_weights_f32(float *row, const vf *p, int n)
 {
@@ -53,4 +54,4 @@ enum { F32_MR = MR, F32_BR = BR, F32_GR = GR };
     .name = #level, .f32 = F32_ARITH, .attend_in_place = attend_in_place,              \
     .project = project, .column_sums = column_sums, .above_bits = above_bits,          \
     .store_rows = store_rows, .dot_rows = dot_rows, .f32_peak = f32_peak,              \
-    .exp2 = exp2_array
+    .exp2 = exp2_array, .score_rows = score_rows, .sum_rows = sum_rows

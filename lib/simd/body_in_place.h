@@ -305,5 +305,3 @@ static void attend_in_place(const ha_in_place *t)
         in_place_chunk(&ch);
     }
 }
-
-#undef SUMS

@@ -294,6 +294,28 @@ static void store_rows(const ha_out_rows *dst, const float *acc, int64_t ldacc, 
     }
 }
 
+static void score_rows(const ha_scores *t)
+{
+    for (int64_t j = 0; j < t->nkeys; j++)
+        for (int i = 0; i < t->rows; i++) {
+            const char *k = ha_row_at(&t->k, j);
+            float sum = 0;
+            for (int64_t c = 0; c < t->columns; c++)
+                sum += t->q[i * t->ldq + c] * value_at(k, t->k.dtype, c);
+            t->s[j * t->rows + i] = sum * t->scale;
+        }
+}
+
+static void sum_rows(float *sum, const ha_rows *x, const float *w, int64_t ldw, int64_t nrows,
+                     int64_t columns)
+{
+    for (int64_t c = 0; c < columns; c++) {
+        sum[c] = 0;
+        for (int64_t j = 0; j < nrows; j++)
+            sum[c] += w[j * ldw] * value_at(ha_row_at(x, j), x->dtype, c);
+    }
+}
+
 static double f32_peak(int64_t iters)
 {
     float acc[NR], a = 1e-30f, b = 0.5f;
@@ -322,4 +344,6 @@ const ha_kernels ha_kernels_ref = {
     .dot_rows = dot_rows,
     .f32_peak = f32_peak,
     .exp2 = exp2_array,
+    .score_rows = score_rows,
+    .sum_rows = sum_rows,
 };

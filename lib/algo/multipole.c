@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "algo/multipole.h"
+
+#include "int64.h"
+
+/* ---- sizes ----------------------------------------------------------------------------------- */
+
+/* Keys from which a past is worth more than attending to it exactly, beside the selected ones. */
+#define LEAST_PAST 64
+
+/* What a budget buys at n = 8192. */
+typedef struct preset {
+    int budget;
+    int window, selected, candidates, cell, far_cell;
+} preset;
+
+static const preset presets[] = {
+    {324, 128, 96, 384, 16, 512},
+    {710, 128, 128, 1024, 32, 256},
+    {1288, 256, 512, 2048, 32, 256},
+};
+
+#define DEFAULT_BUDGET 710
+
+static int64_t round_up(int64_t x, int64_t to)
+{
+    return (x + to - 1) / to * to;
+}
+
+static int64_t between(int64_t low, int64_t high, double part)
+{
+    return low + (int64_t)((double)(high - low) * part + 0.5);
+}
+
+/* Sizes of keys that are found go linearly with the budget, sizes of cells in steps. */
+static preset buy(int budget)
+{
+    const preset *low = &presets[0], *high = &presets[1];
+    if (budget >= high->budget)
+        low = high++;
+    double part = (double)(budget - low->budget) / (high->budget - low->budget);
+    if (part < 0) {
+        double share = (double)budget / low->budget;
+        return (preset){budget, low->window, (int)(low->selected * share),
+                        (int)(low->candidates * share), low->cell, low->far_cell};
+    }
+    const preset *cells = part < 0.5 ? low : high;
+    return (preset){
+        budget,
+        (int)between(low->window, high->window, part),
+        (int)between(low->selected, high->selected, part),
+        (int)between(low->candidates, high->candidates, part),
+        cells->cell, cells->far_cell,
+    };
+}
+
+/* How many times n is above 8192, in powers of four: cells double with each, as the square root. */
+static int doublings(int64_t nk)
+{
+    int n = 0;
+    for (int64_t x = 4 * 8192; x <= nk && n < 8; x *= 4)
+        n++;
+    return n;
+}
+
+ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
+{
+    preset p = buy(params->budget ? params->budget : DEFAULT_BUDGET);
+    int64_t cell = ha_min(HA_SHORT_STRETCH, (int64_t)p.cell << doublings(nk));
+    int64_t far_cell = (int64_t)p.far_cell << doublings(nk);
+    int64_t candidates = (int64_t)p.candidates << doublings(nk);
+    cell = params->cell_size ? params->cell_size : cell;
+    far_cell = params->far_cell_size ? params->far_cell_size : far_cell;
+    candidates = params->num_candidates ? params->num_candidates : candidates;
+    int64_t window = params->window ? params->window : p.window;
+    return (ha_recipe){
+        .leaf = params->leaf_size ? params->leaf_size : 256,
+        .window = causal ? round_up(window, HA_SHORT_STRETCH) : 0,
+        .sinks = ha_min(params->num_sinks, nk),
+        .selected = params->num_selected ? params->num_selected : p.selected,
+        .candidates = (candidates + cell - 1) / cell,
+        .representatives = params->num_representatives ? params->num_representatives : 4,
+        .cell = cell,
+        .far_cell = round_up(far_cell, cell),
+    };
+}
+
+/* ---- leaves ---------------------------------------------------------------------------------- */
+
+int64_t ha_near_key(const ha_recipe *recipe, int64_t position)
+{
+    int64_t leaf = position / recipe->leaf * recipe->leaf;
+    int64_t near = ha_max(0, leaf - recipe->window);
+    return near - recipe->sinks <= recipe->selected + LEAST_PAST ? 0 : near;
+}
+
+static void add_leaf(ha_layout *l, const ha_leaf *leaf, int64_t keys)
+{
+    if (l->leaves)
+        l->leaves[l->nleaves] = *leaf;
+    l->nleaves++;
+    l->max_leaf_rows = ha_max(l->max_leaf_rows, leaf->nq);
+    l->max_leaf_keys = ha_max(l->max_leaf_keys, keys);
+}
+
+void ha_multipole_leaves(ha_layout *layout, const hyperattn_params *params, int causal)
+{
+    if (!causal)
+        return;
+    const ha_recipe recipe = ha_recipe_of(params, layout->nk, causal);
+    int64_t shift = layout->nk - layout->nq; /* of a row's position among the keys */
+    int64_t blind = ha_min(layout->nq, ha_max(0, -shift));
+    if (blind) {
+        ha_leaf none = {0, blind, 0, 1, 0};
+        add_leaf(layout, &none, 0);
+    }
+    int64_t least = layout->nk;
+    for (int64_t row = blind, end; row < layout->nq; row = end) {
+        int64_t position = row + shift;
+        end = ha_min(layout->nq, (position / recipe.leaf + 1) * recipe.leaf - shift);
+        int64_t near = ha_near_key(&recipe, position);
+        ha_leaf leaf = {row, end - row, near, 1, near > 0};
+        add_leaf(layout, &leaf, end + shift - near);
+        least = ha_min(least, near);
+    }
+    layout->leaf_key0 = least == layout->nk ? 0 : least;
+    layout->leaf_classes = layout->max_leaf_keys / recipe.leaf + 1;
+}
+
+/* ---- eras ------------------------------------------------------------------------------------ */
+
+/* The first row, at or behind `row`, whose leaf is near from `key` on or later. */
+static int64_t row_with_near(const ha_layout *layout, const ha_recipe *recipe, int64_t key)
+{
+    int64_t shift = layout->nk - layout->nq;
+    int64_t position = round_up(key + recipe->window, recipe->leaf);
+    while (ha_near_key(recipe, position) == 0 && position < layout->nk)
+        position += recipe->leaf;
+    return ha_max(ha_max(0, -shift), ha_min(layout->nq, position - shift));
+}
+
+int ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number,
+              ha_era *era)
+{
+    if (!causal) {
+        era->q0 = number * HA_LONG_STRETCH;
+        era->nq = ha_min(HA_LONG_STRETCH, layout->nq - era->q0);
+        era->old = era->end = layout->nk;
+        return era->q0 < layout->nq && layout->nk > 0;
+    }
+    int64_t key = number * HA_LONG_STRETCH;
+    if (key >= layout->nk)
+        return 0;
+    int64_t next = row_with_near(layout, recipe, key + HA_LONG_STRETCH);
+    era->q0 = row_with_near(layout, recipe, key);
+    era->nq = ha_max(0, next - era->q0);
+    era->old = key;
+    int64_t last = era->q0 + era->nq - 1 + layout->nk - layout->nq;
+    era->end = era->nq ? ha_near_key(recipe, last) : key;
+    return 1;
+}
+
+/* ---- bundles --------------------------------------------------------------------------------- */
+
+/* Positions that bundles do not cross. */
+static int64_t step_of(const ha_recipe *recipe, int causal)
+{
+    return causal ? recipe->leaf : HA_LONG_STRETCH;
+}
+
+static int64_t position_of(const ha_layout *layout, int causal, int64_t row)
+{
+    return causal ? row + layout->nk - layout->nq : row;
+}
+
+int64_t ha_era_bundles(const ha_layout *layout, const ha_recipe *recipe, int causal,
+                       const ha_era *era)
+{
+    if (era->nq <= 0)
+        return 0;
+    int64_t step = step_of(recipe, causal), per_step = (step + HA_BUNDLE_ROWS - 1) / HA_BUNDLE_ROWS;
+    int64_t first = position_of(layout, causal, era->q0) / step;
+    int64_t last = position_of(layout, causal, era->q0 + era->nq - 1) / step;
+    return (last - first + 1) * per_step;
+}
+
+ha_bundle ha_bundle_at(const ha_layout *layout, const ha_recipe *recipe, int causal,
+                       const ha_era *era, int64_t number)
+{
+    int64_t step = step_of(recipe, causal), per_step = (step + HA_BUNDLE_ROWS - 1) / HA_BUNDLE_ROWS;
+    int64_t position = position_of(layout, causal, era->q0);
+    int64_t begin = (position / step + number / per_step) * step; /* of the leaf or stretch */
+    int64_t from = ha_max(position, begin), to = ha_min(position + era->nq, begin + step);
+    int64_t first = from + number % per_step * HA_BUNDLE_ROWS;
+    ha_bundle b = {first - position + era->q0, ha_min(HA_BUNDLE_ROWS, to - first), era->end};
+    if (causal)
+        b.past = ha_near_key(recipe, begin);
+    return b;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * MULTIPOLE: what a row attends to exactly, and what it sees of all other keys.
+ *
+ *   near    the keys from its leaf's k0 to its causal limit: window and leaf
+ *   past    the keys before k0, in cells of keys that resemble each other; sinks are no part of
+ *           cells, every row attends to them exactly
+ *
+ * Keys are sorted by content in stretches: long ones, once they are complete, short ones until
+ * then. Rows whose past has the same complete long stretches form an era; they share one expansion
+ * of each cell. Rows of a leaf that resemble each other form a bundle, which shares its selected
+ * keys and has an expansion of its own. Without a causal mask all keys are past, an era is a long
+ * stretch of rows, and its rows are sorted into bundles as a whole.
+ */
+#ifndef HA_ALGO_MULTIPOLE_H
+#define HA_ALGO_MULTIPOLE_H
+
+#include "algo/causal.h"
+
+#define HA_LONG_STRETCH 2048
+#define HA_SHORT_STRETCH 128
+#define HA_BUNDLE_ROWS 64
+
+/* The sizes of one sequence's estimate. */
+typedef struct ha_recipe {
+    int64_t leaf;            /* rows; a multiple of HA_SHORT_STRETCH */
+    int64_t window;          /* keys before a leaf that are near; the same */
+    int64_t sinks;
+    int64_t selected;        /* keys of the past that a bundle attends to exactly */
+    int64_t candidates;      /* cells among whose keys they are found */
+    int64_t representatives; /* rows that stand for a bundle: 1..4 */
+    int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
+} ha_recipe;
+
+ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal);
+
+/* Where the leaf of key position `position` begins to be near; 0: it has no past. */
+int64_t ha_near_key(const ha_recipe *recipe, int64_t position);
+
+/* Adds the leaves of a causal sequence to a layout that counts them; none without a mask. */
+void ha_multipole_leaves(ha_layout *layout, const hyperattn_params *params, int causal);
+
+/* Rows that share their expansions: [q0, q0 + nq), whose past begins with the long stretches of the
+ * keys [0, old), and ends, the longest one's, at `end`. */
+typedef struct ha_era {
+    int64_t q0, nq;
+    int64_t old, end;
+} ha_era;
+
+/* Era `number` of a sequence; 0 behind the last. nq can be 0. */
+int ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number,
+              ha_era *era);
+
+/* Rows in a bundle's leaf or, without a mask, in its stretch: bundles do not cross them. */
+typedef struct ha_bundle {
+    int64_t first, rows; /* places in the order of rows */
+    int64_t past;        /* keys of the past, sinks among them */
+} ha_bundle;
+
+/* Bundles of an era, and bundle `number` of them. */
+int64_t ha_era_bundles(const ha_layout *layout, const ha_recipe *recipe, int causal,
+                       const ha_era *era);
+ha_bundle ha_bundle_at(const ha_layout *layout, const ha_recipe *recipe, int causal,
+                       const ha_era *era, int64_t number);
+
+#endif

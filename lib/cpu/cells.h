@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * MULTIPOLE's cells: the keys of a cell, weighted as a query r weighs them, become one column,
+ *     A = log sum_j exp(s r.k_j)   w = softmax   kt = sum w_j k_j   vt = sum w_j v_j
+ *     var = (sum w_j |k_j|^2 - |kt|^2) / head_dim
+ * which another query q sees with the score A + s (q - r).kt + s^2 |q - r|^2 var / 2 and the value
+ * vt. Here r is the mean query of an era; a bundle moves the cells to its own mean (cpu/bundle.h).
+ */
+#ifndef HA_CELLS_H
+#define HA_CELLS_H
+
+#include "cpu/order.h"
+
+/* The cells of an era, as one query head sees them. All scores are log2. */
+typedef struct ha_cells {
+    float *query;    /* r: [ldk] */
+    float *mass;     /* score of a query 0: A - s r.kt, without the spread; -inf: no key */
+    float *norm;     /* sum w |k|^2 */
+    float *spread;   /* var */
+    float *key;      /* kt, [cells][ldk] */
+    float *value;    /* vt, [cells][ldv] */
+} ha_cells;
+
+typedef struct ha_cell_sets {
+    ha_cells *cells; /* [in flight][group] */
+    struct ha_cells_thread *threads;
+} ha_cell_sets;
+
+static inline int64_t ha_cells_ldk(const ha_cpu_plan *plan)
+{
+    return ha_ldq(&plan->kernels->f32, plan->problem->head_dim);
+}
+
+static inline int64_t ha_cells_ldv(const ha_cpu_plan *plan)
+{
+    return ha_ldq(&plan->kernels->f32, plan->problem->head_dim_v);
+}
+
+/* Most cells of any past. */
+int64_t ha_most_cells(const ha_cpu_plan *plan);
+
+void ha_cells_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_cell_sets *sets);
+
+/* Expands the cells of era `number` of every key head in flight that has one. */
+void ha_cells_expand(ha_call *call, const ha_cell_sets *sets, const ha_orders *orders,
+                     int64_t number);
+
+/* Rows that become one column: n of them with log2 weights, which are lost. */
+typedef struct ha_expansion {
+    ha_rows k, v;
+    const float *tilt; /* s r.k_j as log2, [n * tilt_step] */
+    int64_t tilt_step;
+    const float *norm; /* sum |k|^2 of each, [n] */
+    float *w;
+    int64_t n;
+    float *key, *value; /* kt and vt */
+} ha_expansion;
+
+typedef struct ha_moments {
+    float mass; /* log2 of the sum of weights; -inf: all are 0 */
+    float tilt; /* s r.kt as log2 */
+    float norm, spread;
+} ha_moments;
+
+ha_moments ha_expand(const ha_cpu_plan *plan, const ha_expansion *x);
+
+#endif

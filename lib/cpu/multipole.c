@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cpu/multipole.h"
+
+#include <math.h>
+
+#include "cpu/clock.h"
+#include "int64.h"
+
+/* One thread's buffers. */
+typedef struct ha_multipole_thread {
+    ha_softmax rows;
+    ha_bundle_work bundle;
+    ha_key_pack pack;
+    ha_picks picks;     /* sinks, then the selected keys */
+    void *wide_q;       /* query tiles with |q - mean|^2 behind the row, */
+    ha_key_pack wide;   /* and what they meet */
+    float *wide_rows;
+} ha_multipole_thread;
+
+typedef struct stage {
+    ha_call *call;
+    const ha_multipole *multipole;
+    const ha_states *states;
+    int64_t number; /* of the era */
+} stage;
+
+void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_multipole *m)
+{
+    const hyperattn_problem *p = plan->problem;
+    const ha_arith *a = plan->arith;
+    int64_t rows = ha_round_up(ha_rows_held(plan, HA_BUNDLE_ROWS), a->mr);
+    ha_orders_carve(c, plan, nthreads, &m->orders);
+    ha_cells_carve(c, plan, nthreads, &m->sets);
+    m->threads = ha_carve(c, nthreads, sizeof *m->threads);
+    for (int i = 0; i < nthreads; i++) {
+        ha_multipole_thread none, *t = c->base ? &m->threads[i] : &none;
+        ha_softmax_carve(c, plan, &t->rows, rows);
+        ha_bundle_carve(c, plan, &t->bundle);
+        ha_key_pack_carve(c, plan, &t->pack);
+        ha_picks_carve(c, plan, &t->picks);
+        t->wide_q = ha_carve(c, rows * ha_ldq(a, p->head_dim + 1), sizeof(float));
+        t->wide.k = ha_carve(c, (int64_t)ha_k_bytes(a, HA_BATCH_KEYS, p->head_dim + 1), 1);
+        t->wide.v = ha_carve(c, (int64_t)ha_v_bytes(a, HA_BATCH_KEYS, p->head_dim_v), 1);
+        t->wide_rows = ha_carve(c, rows * ha_columns_ldk(plan), sizeof *t->wide_rows);
+    }
+}
+
+/* ---- keys ------------------------------------------------------------------------------------ */
+
+/* All rows attend to keys as they are: n of them by index, or from 0 on. */
+static void attend_keys(const ha_cpu_plan *plan, ha_multipole_thread *t, const ha_query_rows *at,
+                        const uint32_t *keys, int64_t n)
+{
+    ha_picks *picks = &t->picks;
+    picks->kind = HA_EXACT_COLUMNS;
+    for (int64_t first = 0; first < n; first += picks->room) {
+        picks->n = ha_min(picks->room, n - first);
+        for (int64_t j = 0; j < picks->n; j++) {
+            picks->key[j] = keys ? keys[first + j] : (uint32_t)(first + j);
+            picks->logw[j] = 0;
+        }
+        const ha_columns c = ha_columns_picked(at->kh, picks);
+        ha_columns_pack(plan, &t->pack, &c, 1);
+        ha_columns_attend(plan, &t->rows, at->rows, &t->pack, &c, NULL, 1, NULL);
+    }
+}
+
+/* ---- columns --------------------------------------------------------------------------------- */
+
+/* The rows as query tiles, each with its distance from the bundle's mean behind it. */
+static void load_wide(const ha_cpu_plan *plan, ha_multipole_thread *t, int64_t rows)
+{
+    int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan), ld = ha_columns_ldk(plan);
+    const ha_bundle_work *b = &t->bundle;
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = t->wide_rows + i * ld, sum = 0;
+        for (int64_t c = 0; c < d; c++) {
+            float x = b->q[i * ldk + c];
+            row[c] = x;
+            sum += (x - b->mean[c]) * (x - b->mean[c]);
+        }
+        row[d] = sum;
+    }
+    const ha_rows src = {t->wide_rows, ld, NULL, 0, HYPERATTN_F32};
+    plan->arith->load_q(t->wide_q, &src, rows, d + 1);
+}
+
+/* Columns [first, first + n) of the bundle. */
+static void attend_batch(const ha_cpu_plan *plan, ha_multipole_thread *t, int64_t rows,
+                         int64_t first, int64_t n)
+{
+    const hyperattn_problem *p = plan->problem;
+    const ha_arith *a = plan->arith;
+    const ha_columns *all = &t->bundle.columns;
+    ha_rows k = all->k, v = all->v;
+    k.first = v.first = first;
+    t->wide.keys = n;
+    a->pack_k(t->wide.k, &k, n, p->head_dim + 1);
+    a->pack_v(t->wide.v, ha_round_up(n, a->nr) / a->pair, 0, &v, n, p->head_dim_v);
+    for (int64_t r = 0; r < rows; r += a->br)
+        for (int64_t x = 0; x < n; x += a->bc) {
+            ha_tile tile = ha_tile_at(plan, &t->rows, r, ha_min(a->br, rows - r), &t->wide, x,
+                                      ha_min(a->bc, n - x));
+            tile.head_dim = (int)p->head_dim + 1;
+            tile.q = (const float *)t->wide_q + r * ha_ldq(a, p->head_dim + 1);
+            tile.k = (const float *)t->wide.k + x * ha_units(a, p->head_dim + 1);
+            tile.logw = all->logw + first + x;
+            a->attend(&tile);
+        }
+}
+
+static void attend_columns(const ha_cpu_plan *plan, ha_multipole_thread *t, int64_t rows)
+{
+    const ha_columns *c = &t->bundle.columns;
+    if (c->n)
+        load_wide(plan, t, rows);
+    for (int64_t j = c->n; j < ha_round_up(c->n, plan->arith->nr); j++)
+        c->logw[j] = -INFINITY;
+    for (int64_t first = 0; first < c->n; first += HA_BATCH_KEYS)
+        attend_batch(plan, t, rows, first, ha_min(HA_BATCH_KEYS, c->n - first));
+}
+
+/* ---- bundles --------------------------------------------------------------------------------- */
+
+static int era_of(const stage *st, int64_t place, ha_recipe *r, ha_era *era)
+{
+    const ha_cpu_plan *plan = st->call->plan;
+    const ha_layout *l = st->call->heads[place].layout;
+    *r = ha_recipe_of(plan->params, l->nk, plan->problem->causal);
+    return ha_era_at(l, r, plan->problem->causal, st->number, era);
+}
+
+static int64_t count_bundles(const void *arg, int64_t place)
+{
+    const stage *st = arg;
+    const ha_cpu_plan *plan = st->call->plan;
+    ha_recipe r;
+    ha_era era;
+    if (!era_of(st, place, &r, &era))
+        return 0;
+    return ha_era_bundles(st->call->heads[place].layout, &r, plan->problem->causal, &era) *
+           plan->group;
+}
+
+static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
+{
+    const stage *st = arg;
+    const ha_call *call = st->call;
+    const ha_cpu_plan *plan = call->plan;
+    const ha_key_head *kh = &call->heads[place];
+    const ha_order *order = &st->multipole->orders.heads[place];
+    ha_multipole_thread *t = &st->multipole->threads[thread];
+    int64_t head = item % plan->group;
+    int causal = plan->problem->causal;
+    ha_recipe r;
+    ha_era era;
+    era_of(st, place, &r, &era);
+    const ha_bundle b = ha_bundle_at(kh->layout, &r, causal, &era, item / plan->group);
+    if (b.rows <= 0)
+        return;
+    const uint32_t *rows = order->rows + head * kh->layout->nq + b.first;
+    const ha_query_rows at = {kh, head, rows, 0, b.rows};
+    double clock = ha_clock(call);
+    ha_softmax_load_q(plan, &t->rows, &at);
+    if (causal)
+        ha_softmax_load(plan, &t->rows, &st->states[place], &at);
+    else
+        ha_softmax_clear(plan, &t->rows, at.rows);
+    clock = ha_clock_add(call, thread, HA_STAGE_STATE, clock);
+    attend_keys(plan, t, &at, NULL, r.sinks);
+    clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
+    ha_bundle_load(plan, &t->bundle, &at);
+    ha_bundle_columns(plan, &t->bundle, kh, order,
+                      &st->multipole->sets.cells[place * plan->group + head], &era, b.past,
+                      &t->rows);
+    clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
+    attend_keys(plan, t, &at, t->bundle.selected, t->bundle.nselected);
+    clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
+    attend_columns(plan, t, at.rows);
+    clock = ha_clock_add(call, thread, HA_STAGE_SAMPLE, clock);
+    ha_softmax_finish(plan, &t->rows, &at);
+    ha_clock_add(call, thread, HA_STAGE_STATE, clock);
+}
+
+/* Eras of the longest sequence in flight. */
+static int64_t eras_of(const ha_call *call)
+{
+    const ha_cpu_plan *plan = call->plan;
+    int64_t most = 0;
+    ha_era era;
+    for (int64_t i = 0; i < call->nheads; i++) {
+        const ha_layout *l = call->heads[i].layout;
+        const ha_recipe r = ha_recipe_of(plan->params, l->nk, plan->problem->causal);
+        while (ha_era_at(l, &r, plan->problem->causal, most, &era))
+            most++;
+    }
+    return most;
+}
+
+void ha_multipole_forward(ha_call *call, const ha_multipole *m, const ha_states *states)
+{
+    stage st = {call, m, states, 0};
+    int64_t eras = eras_of(call);
+    ha_orders_sort(call, &m->orders);
+    for (; st.number < eras; st.number++) {
+        ha_cells_expand(call, &m->sets, &m->orders, st.number);
+        ha_for_items(call, count_bundles, attend_bundle, &st);
+    }
+}
