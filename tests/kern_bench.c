@@ -251,9 +251,53 @@ static double exp2_ns(const ha_kernels *table)
     return 1e9 * time_of(call_exp2, &c) / EXP2_COUNT;
 }
 
+/* ---- scores and sums of rows by index -------------------------------------------------------- */
+
+enum { CELLS_KEYS = 1024, CELLS_DIM = 64, CELLS_ROWS = 4 };
+
+typedef struct cells_call {
+    const ha_kernels *table;
+    ha_scores scores;
+    float *sum;
+} cells_call;
+
+static void call_score_rows(void *arg)
+{
+    cells_call *c = arg;
+    c->table->score_rows(&c->scores);
+}
+
+static void call_sum_rows(void *arg)
+{
+    cells_call *c = arg;
+    c->table->sum_rows(c->sum, &c->scores.k, c->scores.s, 1, CELLS_KEYS, CELLS_DIM);
+}
+
+/* A representative's rows against the keys of its candidates, and a cell's sum, per key. */
+static void bench_cells(const ha_kernels *table)
+{
+    static float keys[CELLS_KEYS * CELLS_DIM], s[CELLS_KEYS * CELLS_ROWS], sum[CELLS_DIM];
+    static float q[CELLS_ROWS * CELLS_DIM];
+    static uint32_t index[CELLS_KEYS];
+    rng r = rng_new(1);
+    for (int i = 0; i < CELLS_KEYS * CELLS_DIM; i++)
+        keys[i] = (float)rng_gauss(&r);
+    for (int i = 0; i < CELLS_ROWS * CELLS_DIM; i++)
+        q[i] = (float)rng_gauss(&r);
+    for (int i = 0; i < CELLS_KEYS; i++)
+        index[i] = (uint32_t)rng_below(&r, CELLS_KEYS);
+    cells_call c = {table, {s, q, CELLS_DIM, {keys, CELLS_DIM, index, 0, HYPERATTN_F32},
+                            CELLS_KEYS, CELLS_DIM, CELLS_ROWS, 1}, sum};
+    double score = 1e9 * time_of(call_score_rows, &c) / CELLS_KEYS;
+    double sums = 1e9 * time_of(call_sum_rows, &c) / CELLS_KEYS;
+    printf("  score_rows of %d rows, dimension %d: %.2f ns a key; sum_rows: %.2f ns a key\n",
+           CELLS_ROWS, CELLS_DIM, score, sums);
+}
+
 void kern_bench(const ha_kernels *table, const char *level)
 {
     printf("%s: exp2 %.3f ns per number\n", level, exp2_ns(table));
+    bench_cells(table);
     bench_arith(&table->f32, "f32", peak_gflops(table->f32_peak));
     if (table->bf16)
         bench_arith(table->bf16, "bf16", peak_gflops(table->bf16_peak));
