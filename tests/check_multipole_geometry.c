@@ -30,7 +30,7 @@ static void shuffle(uint32_t *x, int64_t n, rng *r)
 
 static uint32_t *shuffled_stretches(int64_t nk, int64_t stretch, rng *r)
 {
-    uint32_t *x = malloc((size_t)nk * sizeof *x);
+    uint32_t *x = malloc((size_t)(nk + 1) * sizeof *x);
     for (int64_t j = 0; j < nk; j++)
         x[j] = (uint32_t)j;
     for (int64_t j = 0; j < nk; j += stretch)
@@ -49,7 +49,7 @@ static sequence sequence_new(int64_t nq, int64_t nk, int causal, const hyperattn
     ha_layout_build(&s.layout, params, causal);
     s.old = shuffled_stretches(nk, HA_LONG_STRETCH, &r);
     s.young = shuffled_stretches(nk, HA_SHORT_STRETCH, &r);
-    s.done = calloc((size_t)nq, sizeof *s.done);
+    s.done = calloc((size_t)nq + 1, sizeof *s.done);
     return s;
 }
 
@@ -65,7 +65,7 @@ static void sequence_free(sequence *s)
 /* Cells at the positions before `past` hold each key before it once, and no other. */
 static const char *check_past(const sequence *s, const ha_era *era, int64_t past)
 {
-    char *seen = calloc((size_t)past, 1);
+    char *seen = calloc((size_t)past + 1, 1);
     const char *why = NULL;
     for (int64_t first = 0; first < past && !why; first += s->recipe.cell) {
         int64_t end = first + s->recipe.cell < past ? first + s->recipe.cell : past;
@@ -123,7 +123,7 @@ static const char *check_rows(const sequence *s)
     for (int64_t row = 0; row < s->layout.nq; row++) {
         const ha_leaf *leaf = leaf_of(s, row);
         int64_t position = row + s->layout.nk - s->layout.nq;
-        int wanted = s->causal ? position >= 0 && leaf && leaf->partial : s->layout.nk > 0;
+        int wanted = s->causal ? position >= 0 && leaf && leaf->partial : 1;
         if (s->causal && !leaf)
             return failure("row %lld is in no leaf", (long long)row);
         if (s->causal && !leaf->partial && leaf->k0 != 0)
@@ -155,7 +155,7 @@ static const char *check_sequence(sequence *s)
 
 static void check_lengths(const hyperattn_params *params, int causal)
 {
-    static const int64_t lengths[] = {1, 64, 129, 300, 1000, 2048, 2049, 3500, 4200, 8500};
+    static const int64_t lengths[] = {0, 1, 64, 129, 300, 1000, 2048, 2049, 3500, 4200, 8500};
     for (int a = 0; a < COUNT(lengths); a++)
         for (int b = 0; b < COUNT(lengths); b++) {
             if (lengths[a] > 2048 && lengths[b] > 2048 && abs(a - b) > 1 && emulated())
