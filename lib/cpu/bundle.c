@@ -45,10 +45,9 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
     w->candidates = ha_carve(c, candidates, sizeof *w->candidates);
     w->is_candidate = ha_carve(c, cells, 1);
     w->keys = ha_carve(c, keys, sizeof *w->keys);
-    w->norm = ha_carve(c, ha_max(one, keys), sizeof *w->norm);
     w->chosen = ha_carve(c, selected, sizeof *w->chosen);
     w->selected = ha_carve(c, selected, sizeof *w->selected);
-    w->column_key = ha_carve(c, n * ha_columns_ldk(plan), sizeof(float));
+    w->column_key = ha_carve(c, n * ha_cells_ldk(plan), sizeof(float));
     w->column_value = ha_carve(c, n * ha_cells_ldv(plan), sizeof(float));
     w->columns.logw = ha_carve(c, n + plan->arith->nr, sizeof(float));
     w->w = ha_carve(c, one, sizeof *w->w);
@@ -195,40 +194,19 @@ static void rank_all(const ha_cpu_plan *plan, ha_bundle_work *w, int64_t n)
     }
 }
 
-/* Half of the variance of a cell's scores, as log2. A cell of n keys is no heavier than n times its
- * heaviest key, so that a wide one does not grow without bound. */
-static float spread_term(float variance, float log_n)
-{
-    float nats = variance < 2 * log_n ? variance / 2 : sqrtf(2 * variance * log_n) - log_n;
-    return nats * HA_LOG2E;
-}
-
-static float distance2(const float *a, const float *b, int64_t n)
-{
-    float sum = 0;
-    for (int64_t c = 0; c < n; c++)
-        sum += (a[c] - b[c]) * (a[c] - b[c]);
-    return sum;
-}
-
-/* score: s c_i.kt of every cell and representative; weight: with mass and spread. */
+/* score: s c_i.kt of every cell and representative; weight: with the mass. */
 static void score_cells(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_cells *cells,
-                        int64_t n, int64_t cell)
+                        int64_t n)
 {
     const hyperattn_problem *p = plan->problem;
     int64_t ld = ha_cells_ldk(plan);
-    float s2[R], log_n = logf((float)cell);
     const ha_rows keys = {cells->key, ld, NULL, 0, HYPERATTN_F32};
     const ha_scores scores = {w->score, w->centre, ld, keys, n, p->head_dim, R,
                               p->softmax_scale * HA_LOG2E};
     plan->kernels->score_rows(&scores);
-    for (int64_t i = 0; i < R; i++)
-        s2[i] = p->softmax_scale * p->softmax_scale *
-                distance2(w->centre + i * ld, cells->query, p->head_dim);
     for (int64_t x = 0; x < n; x++)
         for (int64_t i = 0; i < R; i++)
-            w->weight[x * R + i] = cells->mass[x] + w->score[x * R + i] +
-                                   spread_term(s2[i] * cells->spread[x], log_n);
+            w->weight[x * R + i] = cells->mass[x] + w->score[x * R + i];
 }
 
 /* The keys of the candidates, and their scores. */
@@ -247,12 +225,10 @@ static void score_keys(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_
     const ha_scores scores = {w->score, w->centre, ha_cells_ldk(plan), k, w->nkeys, p->head_dim, R,
                               p->softmax_scale * HA_LOG2E};
     plan->kernels->score_rows(&scores);
-    for (int64_t j = 0; j < w->nkeys; j++) {
-        w->norm[j] = order->key_norm[w->keys[j]];
+    for (int64_t j = 0; j < w->nkeys; j++)
         for (int64_t i = 0; i < R; i++)
             w->weight[j * R + i] =
                 (int64_t)w->keys[j] < r->sinks ? -INFINITY : w->score[j * R + i];
-    }
 }
 
 /* ---- columns --------------------------------------------------------------------------------- */
@@ -270,20 +246,18 @@ static float mean_score(const ha_bundle_work *w, int64_t x)
 static ha_expansion next_column(const ha_cpu_plan *plan, const ha_bundle_work *w)
 {
     return (ha_expansion){
-        .tilt = w->tilt, .tilt_step = 1, .norm = w->norm, .w = w->w,
-        .key = w->column_key + w->columns.n * ha_columns_ldk(plan),
+        .tilt = w->tilt, .tilt_step = 1, .w = w->w,
+        .key = w->column_key + w->columns.n * ha_cells_ldk(plan),
         .value = w->column_value + w->columns.n * ha_cells_ldv(plan),
     };
 }
 
-/* Keeps the column unless it is empty. Behind its key stands the factor of |q - mean|^2. */
+/* Keeps the column unless it is empty. */
 static void add_column(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_expansion *x)
 {
-    const hyperattn_problem *p = plan->problem;
     const ha_moments m = ha_expand(plan, x);
     if (m.mass == -INFINITY)
         return;
-    x->key[p->head_dim] = p->softmax_scale * m.spread / 2;
     w->columns.logw[w->columns.n++] = m.mass - m.tilt;
 }
 
@@ -307,7 +281,6 @@ static void near_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_ke
         cell.k = kh->k;
         cell.v = kh->v;
         cell.k.index = cell.v.index = w->keys + first;
-        cell.norm = w->norm + first;
         cell.n = n;
         add_column(plan, w, &cell);
         first += n;
@@ -318,21 +291,15 @@ static void near_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_ke
 static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_cells *cells,
                         const ha_recipe *r, int64_t n)
 {
-    const hyperattn_problem *p = plan->problem;
     int64_t ldk = ha_cells_ldk(plan), ldv = ha_cells_ldv(plan), per = r->far_cell / r->cell;
-    float s2 = p->softmax_scale * p->softmax_scale *
-               distance2(w->mean, cells->query, p->head_dim);
-    float log_n = logf((float)r->cell);
     for (int64_t first = 0; first < n; first += per) {
         ha_expansion far = next_column(plan, w);
         for (int64_t x = first; x < ha_min(n, first + per); x++) {
             if (w->is_candidate[x] || cells->mass[x] == -INFINITY)
                 continue;
             w->index[far.n] = (uint32_t)x;
-            w->norm[far.n] = cells->norm[x];
             w->tilt[far.n] = mean_score(w, x);
-            w->w[far.n] = cells->mass[x] + w->tilt[far.n] +
-                          spread_term(s2 * cells->spread[x], log_n);
+            w->w[far.n] = cells->mass[x] + w->tilt[far.n];
             far.n++;
         }
         far.k = (ha_rows){cells->key, ldk, w->index, 0, HYPERATTN_F32};
@@ -349,7 +316,7 @@ void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_
     int64_t n = (past + r.cell - 1) / r.cell;
     w->columns.n = 0;
     near_sums(w, seen);
-    score_cells(plan, w, cells, n, r.cell);
+    score_cells(plan, w, cells, n);
     rank_all(plan, w, n);
     w->ncandidates = ha_largest(w->rank, n, r.candidates, w->candidates);
     memset(w->is_candidate, 0, (size_t)n);
@@ -362,6 +329,6 @@ void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_
     for (int64_t x = 0; x < w->nselected; x++)
         w->selected[x] = w->keys[w->chosen[x]];
     near_columns(plan, w, kh, &r, past);
-    w->columns.k = (ha_rows){w->column_key, ha_columns_ldk(plan), NULL, 0, HYPERATTN_F32};
+    w->columns.k = (ha_rows){w->column_key, ha_cells_ldk(plan), NULL, 0, HYPERATTN_F32};
     w->columns.v = (ha_rows){w->column_value, ha_cells_ldv(plan), NULL, 0, HYPERATTN_F32};
 }

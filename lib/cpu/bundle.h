@@ -34,24 +34,17 @@ typedef struct ha_bundle_work {
     int64_t ncandidates;
     uint8_t *is_candidate; /* [cells] */
     uint32_t *keys;        /* keys of the candidates, [candidates][cell] */
-    float *norm;           /* |k|^2 of them */
     int64_t nkeys;
     uint32_t *chosen;      /* places in keys, ascending */
     /* results: */
     uint32_t *selected; /* keys */
     int64_t nselected;
-    ha_columns columns; /* of the cells: f32 rows, keys one number longer than head_dim */
+    ha_columns columns; /* of the cells: f32 rows */
     float *column_key, *column_value;
     /* for one expansion */
     float *w, *tilt;
     uint32_t *index;
 } ha_bundle_work;
-
-/* Row width of columns' keys. */
-static inline int64_t ha_columns_ldk(const ha_cpu_plan *plan)
-{
-    return ha_ldq(&plan->kernels->f32, plan->problem->head_dim + 1);
-}
 
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w);
 
