@@ -88,7 +88,7 @@ ha_moments ha_expand(const ha_cpu_plan *plan, const ha_expansion *x)
     for (int64_t j = 0; j < x->n; j++) {
         x->w[j] /= sum;
         /* a score of -inf has no weight, and its product with 0 none either */
-        m.tilt += x->w[j] > 0 ? x->w[j] * x->tilt[j * x->tilt_step] : x->w[j];
+        m.tilt += x->w[j] > 0 ? x->w[j] * x->tilt[j] : x->w[j];
     }
     kernels->sum_rows(x->key, &x->k, x->w, 1, x->n, d);
     kernels->sum_rows(x->value, &x->v, x->w, 1, x->n, dv);
@@ -168,7 +168,7 @@ static void expand_cell(const stage *st, const ha_key_head *kh, const ha_cells *
 {
     const ha_cpu_plan *plan = st->call->plan;
     int64_t ldk = ha_cells_ldk(plan);
-    ha_expansion x = {kh->k, kh->v, t->score, 1, t->w, n, cells->key + number * ldk,
+    ha_expansion x = {kh->k, kh->v, t->score, t->w, n, cells->key + number * ldk,
                       cells->value + number * ha_cells_ldv(plan)};
     x.k.index = x.v.index = keys;
     const ha_scores scores = {t->score, cells->query, ldk, x.k, n, plan->problem->head_dim, 1,

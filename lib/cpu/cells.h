@@ -48,8 +48,7 @@ void ha_cells_expand(ha_call *call, const ha_cell_sets *sets, const ha_orders *o
 /* Rows that become one column: n of them with log2 weights, which are lost. */
 typedef struct ha_expansion {
     ha_rows k, v;
-    const float *tilt; /* s r.k_j as log2, [n * tilt_step] */
-    int64_t tilt_step;
+    const float *tilt; /* s r.k_j as log2, [n] */
     float *w;
     int64_t n;
     float *key, *value; /* kt and vt */

@@ -33,9 +33,6 @@ void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
         ha_bundle_carve(c, plan, &t->bundle);
         ha_key_pack_carve(c, plan, &t->pack);
         ha_picks_carve(c, plan, &t->picks);
-        t->wide_q = ha_carve(c, rows * ha_ldq(a, p->head_dim + 1), sizeof(float));
-        t->wide.k = ha_carve(c, (int64_t)ha_k_bytes(a, HA_BATCH_KEYS, p->head_dim + 1), 1);
-        t->wide.v = ha_carve(c, (int64_t)ha_v_bytes(a, HA_BATCH_KEYS, p->head_dim_v), 1);
     }
 }
 
@@ -127,8 +124,8 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     ha_bundle_load(plan, &t->bundle, &at);
     ha_bundle_columns(plan, &t->bundle, kh, order,
-                      &st->multipole->sets.cells[place * plan->group + head], &era, b.past,
-                      &t->rows);
+                      &st->multipole->sets.cells[place * plan->group + head], &era,
+                      b.past);
     clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
     attend_keys(plan, t, &at, t->bundle.selected, t->bundle.nselected);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);

@@ -14,6 +14,9 @@
 #endif
 
 #include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
 
 #define VLEN 16
 #define MR 6

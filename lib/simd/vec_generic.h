@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "half.h"
+#include "kernels.h"
 
 #define VLEN 4
 #define MR 3

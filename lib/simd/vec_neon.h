@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels.h"
+
 #define VLEN 4
 #define MR 5
 #define NRV 4 /* vectors of a panel row */
