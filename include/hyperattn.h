@@ -189,7 +189,6 @@ typedef struct hyperattn_params {
     int leaf_size;           /* causal: rows that share their nearest keys; a multiple of 128 */
     int num_selected;        /* keys chosen for each bundle of 64 rows */
     int num_candidates;      /* keys among which they are chosen */
-    int num_representatives; /* rows that choose them, 1..4 */
     int cell_size;           /* keys of a cell: 8, 16, 32, 64 or 128 */
     int far_cell_size;       /* keys of the cells that hold no candidates, >= cell_size */
 } hyperattn_params;

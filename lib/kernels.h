@@ -134,6 +134,22 @@ typedef struct ha_scores {
 
 #define HA_SCORES_PAD 16
 
+/* Codes of keys against those of one query. A key has HA_CODE numbers 0..63, a query as many of
+ * -31..31, so that their product, sum_i q_i code_i, fits 16 bits. Keys lie in blocks of HA_CODE_KEYS,
+ * [HA_CODE / 2][HA_CODE_KEYS][2]. */
+#define HA_CODE 16
+#define HA_CODE_KEYS 16
+
+typedef struct ha_scan {
+    const uint8_t *codes;     /* [ncells][blocks] blocks */
+    const int8_t *q;          /* [HA_CODE] */
+    const int16_t *threshold; /* [ncells]; INT16_MAX: the cell is passed over */
+    int64_t ncells;
+    int blocks;               /* of a cell */
+    uint32_t *hit;            /* the first `room` keys above their cell's threshold, ascending */
+    int64_t room;
+} ha_scan;
+
 /* One arithmetic: the type in which products are formed. State is f32 in each.
  *
  * load_q, pack_k and pack_v take rows of any dtype, whatever that of the tensors is. Rows of f32,
@@ -199,6 +215,7 @@ typedef struct ha_kernels {
     /* x[i] = 2^x[i]: the exponential of attend, on its own */
     void (*exp2)(float *x, int64_t n);
     void (*score_rows)(const ha_scores *scores);
+    int64_t (*scan_codes)(const ha_scan *scan); /* returns the number of hits */
     /* sum[c] = sum_j w[j * ldw] x_jc over nrows rows of any dtype; sum has room for whole vectors */
     void (*sum_rows)(float *sum, const ha_rows *x, const float *w, int64_t ldw, int64_t nrows,
                      int64_t columns);

@@ -79,7 +79,6 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
         .sinks = ha_min(params->num_sinks, nk),
         .selected = params->num_selected ? params->num_selected : p.selected,
         .candidates = (candidates + cell - 1) / cell,
-        .representatives = params->num_representatives ? params->num_representatives : 4,
         .cell = cell,
         .far_cell = round_up(far_cell, cell),
     };

@@ -32,7 +32,6 @@ typedef struct ha_recipe {
     int64_t sinks;
     int64_t selected;        /* keys of the past that a bundle attends to exactly */
     int64_t candidates;      /* cells among whose keys they are found */
-    int64_t representatives; /* rows that stand for a bundle: 1..4 */
     int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
 } ha_recipe;
 

@@ -15,8 +15,8 @@
 
 /* One thread's buffers. */
 typedef struct ha_cells_thread {
-    float *score, *w, *norm; /* of the keys of a cell */
-    float *rows;             /* [MEAN_ROWS][ldk] */
+    float *score, *w; /* of the keys of a cell */
+    float *rows;      /* [MEAN_ROWS][ldk] */
 } ha_cells_thread;
 
 typedef struct stage {
@@ -45,8 +45,6 @@ void ha_cells_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_cell
         ha_cells none, *x = c->base ? &sets->cells[i] : &none;
         x->query = ha_carve(c, ldk, sizeof *x->query);
         x->mass = ha_carve(c, cells, sizeof *x->mass);
-        x->norm = ha_carve(c, cells, sizeof *x->norm);
-        x->spread = ha_carve(c, cells, sizeof *x->spread);
         x->key = ha_carve(c, cells * ldk, sizeof *x->key);
         x->value = ha_carve(c, cells * ldv, sizeof *x->value);
     }
@@ -55,7 +53,6 @@ void ha_cells_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_cell
         ha_cells_thread none, *t = c->base ? &sets->threads[i] : &none;
         t->score = ha_carve(c, HA_SHORT_STRETCH + HA_SCORES_PAD, sizeof *t->score);
         t->w = ha_carve(c, HA_SHORT_STRETCH, sizeof *t->w);
-        t->norm = ha_carve(c, HA_SHORT_STRETCH, sizeof *t->norm);
         t->rows = ha_carve(c, ha_round_up(MEAN_ROWS, plan->kernels->f32.mr) * ldk,
                            sizeof *t->rows);
     }
@@ -79,8 +76,8 @@ ha_moments ha_expand(const ha_cpu_plan *plan, const ha_expansion *x)
 {
     const ha_kernels *kernels = plan->kernels;
     int64_t d = plan->problem->head_dim, dv = plan->problem->head_dim_v;
-    ha_moments m = {-INFINITY, 0, 0, 0};
-    float top, sum = 0, square = 0;
+    ha_moments m = {-INFINITY, 0};
+    float top, sum = 0;
     if (!heaviest(x, &top))
         return m;
     for (int64_t j = 0; j < x->n; j++)
@@ -91,15 +88,11 @@ ha_moments ha_expand(const ha_cpu_plan *plan, const ha_expansion *x)
     for (int64_t j = 0; j < x->n; j++) {
         x->w[j] /= sum;
         /* a score of -inf has no weight, and its product with 0 none either */
-        m.tilt += x->w[j] > 0 ? x->w[j] * x->tilt[j * x->tilt_step] : x->w[j];
-        m.norm += x->w[j] * x->norm[j];
+        m.tilt += x->w[j] > 0 ? x->w[j] * x->tilt[j] : x->w[j];
     }
     kernels->sum_rows(x->key, &x->k, x->w, 1, x->n, d);
     kernels->sum_rows(x->value, &x->v, x->w, 1, x->n, dv);
-    for (int64_t c = 0; c < d; c++)
-        square += x->key[c] * x->key[c];
     m.mass = top + log2f(sum);
-    m.spread = m.norm > square ? (m.norm - square) / (float)d : 0;
     return m;
 }
 
@@ -170,26 +163,21 @@ static int64_t count_items(const void *arg, int64_t place)
 }
 
 /* Cell `number`: keys [first, first + n) of the past. */
-static void expand_cell(const stage *st, const ha_key_head *kh, const ha_order *order,
-                        const ha_cells *cells, ha_cells_thread *t, const uint32_t *keys, int64_t n,
-                        int64_t sinks, int64_t number)
+static void expand_cell(const stage *st, const ha_key_head *kh, const ha_cells *cells,
+                        ha_cells_thread *t, const uint32_t *keys, int64_t n, int64_t sinks, int64_t number)
 {
     const ha_cpu_plan *plan = st->call->plan;
     int64_t ldk = ha_cells_ldk(plan);
-    ha_expansion x = {kh->k, kh->v, t->score, 1, t->norm, t->w, n, cells->key + number * ldk,
+    ha_expansion x = {kh->k, kh->v, t->score, t->w, n, cells->key + number * ldk,
                       cells->value + number * ha_cells_ldv(plan)};
     x.k.index = x.v.index = keys;
     const ha_scores scores = {t->score, cells->query, ldk, x.k, n, plan->problem->head_dim, 1,
                               plan->problem->softmax_scale * HA_LOG2E};
     plan->kernels->score_rows(&scores);
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = 0; j < n; j++)
         t->w[j] = (int64_t)keys[j] < sinks ? -INFINITY : t->score[j];
-        t->norm[j] = order->key_norm[keys[j]];
-    }
     const ha_moments m = ha_expand(plan, &x);
     cells->mass[number] = m.mass - m.tilt;
-    cells->norm[number] = m.norm;
-    cells->spread[number] = m.spread;
     if (m.mass == -INFINITY) {
         memset(x.key, 0, (size_t)ldk * sizeof *x.key);
         memset(x.value, 0, (size_t)ha_cells_ldv(plan) * sizeof *x.value);
@@ -210,7 +198,7 @@ static void expand_item(void *arg, int64_t place, int64_t item, int thread)
         return;
     int64_t end = ha_min(era.end, first + ITEM_KEYS);
     for (int64_t x = first; x < end; x += r.cell)
-        expand_cell(st, kh, &st->orders->heads[place], cells, &st->sets->threads[thread],
+        expand_cell(st, kh, cells, &st->sets->threads[thread],
                     ha_past_keys(&st->orders->heads[place], &era, x), ha_min(r.cell, end - x),
                     r.sinks, x / r.cell);
     ha_clock_add(st->call, thread, HA_STAGE_HASH, start);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cpu/multipole.h"
 
-#include <math.h>
+#include <string.h>
 
 #include "cpu/clock.h"
 #include "int64.h"
@@ -12,9 +12,6 @@ typedef struct ha_multipole_thread {
     ha_bundle_work bundle;
     ha_key_pack pack;
     ha_picks picks;     /* sinks, then the selected keys */
-    void *wide_q;       /* query tiles with |q - mean|^2 behind the row, */
-    ha_key_pack wide;   /* and what they meet */
-    float *wide_rows;
 } ha_multipole_thread;
 
 typedef struct stage {
@@ -26,9 +23,7 @@ typedef struct stage {
 
 void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_multipole *m)
 {
-    const hyperattn_problem *p = plan->problem;
-    const ha_arith *a = plan->arith;
-    int64_t rows = ha_round_up(ha_rows_held(plan, HA_BUNDLE_ROWS), a->mr);
+    int64_t rows = ha_rows_held(plan, HA_BUNDLE_ROWS);
     ha_orders_carve(c, plan, nthreads, &m->orders);
     ha_cells_carve(c, plan, nthreads, &m->sets);
     m->threads = ha_carve(c, nthreads, sizeof *m->threads);
@@ -38,10 +33,6 @@ void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
         ha_bundle_carve(c, plan, &t->bundle);
         ha_key_pack_carve(c, plan, &t->pack);
         ha_picks_carve(c, plan, &t->picks);
-        t->wide_q = ha_carve(c, rows * ha_ldq(a, p->head_dim + 1), sizeof(float));
-        t->wide.k = ha_carve(c, (int64_t)ha_k_bytes(a, HA_BATCH_KEYS, p->head_dim + 1), 1);
-        t->wide.v = ha_carve(c, (int64_t)ha_v_bytes(a, HA_BATCH_KEYS, p->head_dim_v), 1);
-        t->wide_rows = ha_carve(c, rows * ha_columns_ldk(plan), sizeof *t->wide_rows);
     }
 }
 
@@ -67,57 +58,19 @@ static void attend_keys(const ha_cpu_plan *plan, ha_multipole_thread *t, const h
 
 /* ---- columns --------------------------------------------------------------------------------- */
 
-/* The rows as query tiles, each with its distance from the bundle's mean behind it. */
-static void load_wide(const ha_cpu_plan *plan, ha_multipole_thread *t, int64_t rows)
-{
-    int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan), ld = ha_columns_ldk(plan);
-    const ha_bundle_work *b = &t->bundle;
-    for (int64_t i = 0; i < rows; i++) {
-        float *row = t->wide_rows + i * ld, sum = 0;
-        for (int64_t c = 0; c < d; c++) {
-            float x = b->q[i * ldk + c];
-            row[c] = x;
-            sum += (x - b->mean[c]) * (x - b->mean[c]);
-        }
-        row[d] = sum;
-    }
-    const ha_rows src = {t->wide_rows, ld, NULL, 0, HYPERATTN_F32};
-    plan->arith->load_q(t->wide_q, &src, rows, d + 1);
-}
-
-/* Columns [first, first + n) of the bundle. */
-static void attend_batch(const ha_cpu_plan *plan, ha_multipole_thread *t, int64_t rows,
-                         int64_t first, int64_t n)
-{
-    const hyperattn_problem *p = plan->problem;
-    const ha_arith *a = plan->arith;
-    const ha_columns *all = &t->bundle.columns;
-    ha_rows k = all->k, v = all->v;
-    k.first = v.first = first;
-    t->wide.keys = n;
-    a->pack_k(t->wide.k, &k, n, p->head_dim + 1);
-    a->pack_v(t->wide.v, ha_round_up(n, a->nr) / a->pair, 0, &v, n, p->head_dim_v);
-    for (int64_t r = 0; r < rows; r += a->br)
-        for (int64_t x = 0; x < n; x += a->bc) {
-            ha_tile tile = ha_tile_at(plan, &t->rows, r, ha_min(a->br, rows - r), &t->wide, x,
-                                      ha_min(a->bc, n - x));
-            tile.head_dim = (int)p->head_dim + 1;
-            tile.q = (const float *)t->wide_q + r * ha_ldq(a, p->head_dim + 1);
-            tile.k = (const float *)t->wide.k + x * ha_units(a, p->head_dim + 1);
-            tile.logw = all->logw + first + x;
-            a->attend(&tile);
-        }
-}
-
+/* The rows attend to the bundle's columns, which stand for the cells. */
 static void attend_columns(const ha_cpu_plan *plan, ha_multipole_thread *t, int64_t rows)
 {
-    const ha_columns *c = &t->bundle.columns;
-    if (c->n)
-        load_wide(plan, t, rows);
-    for (int64_t j = c->n; j < ha_round_up(c->n, plan->arith->nr); j++)
-        c->logw[j] = -INFINITY;
-    for (int64_t first = 0; first < c->n; first += HA_BATCH_KEYS)
-        attend_batch(plan, t, rows, first, ha_min(HA_BATCH_KEYS, c->n - first));
+    const ha_columns *all = &t->bundle.columns;
+    for (int64_t first = 0; first < all->n; first += t->picks.room) {
+        ha_columns c = *all;
+        c.k.first = c.v.first = first;
+        c.n = ha_min(t->picks.room, all->n - first);
+        c.logw = t->picks.logw;
+        memcpy(c.logw, all->logw + first, (size_t)c.n * sizeof *c.logw);
+        ha_columns_pack(plan, &t->pack, &c, 1);
+        ha_columns_attend(plan, &t->rows, rows, &t->pack, &c, NULL, 1, NULL);
+    }
 }
 
 /* ---- bundles --------------------------------------------------------------------------------- */
@@ -171,8 +124,8 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     ha_bundle_load(plan, &t->bundle, &at);
     ha_bundle_columns(plan, &t->bundle, kh, order,
-                      &st->multipole->sets.cells[place * plan->group + head], &era, b.past,
-                      &t->rows);
+                      &st->multipole->sets.cells[place * plan->group + head], &era,
+                      b.past);
     clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
     attend_keys(plan, t, &at, t->bundle.selected, t->bundle.nselected);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);

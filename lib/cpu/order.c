@@ -39,7 +39,6 @@ void ha_orders_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_ord
         ha_order none, *o = c->base ? &orders->heads[i] : &none;
         o->old = ha_carve(c, plan->max.nk, sizeof *o->old);
         o->young = ha_carve(c, plan->problem->causal ? plan->max.nk : 0, sizeof *o->young);
-        o->key_norm = ha_carve(c, plan->max.nk, sizeof *o->key_norm);
         o->rows = ha_carve(c, plan->group * plan->max.nq, sizeof *o->rows);
     }
     orders->threads = ha_carve(c, nthreads, sizeof *orders->threads);
@@ -178,8 +177,6 @@ static void sort_keys(void *arg, int64_t place, int64_t item, int thread)
     ha_rows k = kh->k;
     k.first = first;
     sort_rows(plan, t, &k, end - first, recipe.cell, order->old + first);
-    for (int64_t i = first; i < end; i++)
-        order->key_norm[i] = t->norm[i - first];
     for (k.first = first; causal && k.first < end; k.first += HA_SHORT_STRETCH)
         sort_rows(plan, t, &k, ha_min(HA_SHORT_STRETCH, end - k.first), recipe.cell,
                   order->young + k.first);

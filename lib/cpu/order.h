@@ -13,7 +13,6 @@
 
 typedef struct ha_order {
     uint32_t *old, *young; /* keys in long and in short stretches: [nk] each */
-    float *key_norm;       /* |k_j|^2, [nk] */
     uint32_t *rows;        /* [group][nq] */
 } ha_order;
 

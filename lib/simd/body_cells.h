@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Kernels of MULTIPOLE: plain scores of a few rows against keys where they lie, and weighted sums of
- * rows. Written in the vocabulary of a vec_*.h, after body_in_place.h, whose steps they share.
+ * Kernels of MULTIPOLE: plain scores of a few rows against keys where they lie, weighted sums of
+ * rows, and codes. Written in the vocabulary of a vec_*.h, after body_in_place.h, whose steps they
+ * share.
  */
 
 /* ---- score_rows ------------------------------------------------------------------------------ */
@@ -86,4 +87,26 @@ static void sum_rows(float *sum, const ha_rows *x, const float *w, int64_t ldw, 
     case HYPERATTN_BF16: sum_rows_as(sum, x, w, ldw, nrows, columns, HYPERATTN_BF16); break;
     case HYPERATTN_F16: sum_rows_as(sum, x, w, ldw, nrows, columns, HYPERATTN_F16); break;
     }
+}
+
+/* ---- scan_codes ------------------------------------------------------------------------------ */
+
+static int64_t scan_codes(const ha_scan *t)
+{
+    const vcode q = vcode_load(t->q);
+    int64_t found = 0;
+    for (int64_t c = 0; c < t->ncells; c++) {
+        if (t->threshold[c] == INT16_MAX)
+            continue;
+        for (int64_t b = c * t->blocks; b < (c + 1) * t->blocks; b++) {
+            uint32_t above = vcode_above(t->codes + b * HA_CODE * HA_CODE_KEYS, &q,
+                                         t->threshold[c]);
+            for (; above; above &= above - 1) {
+                if (found == t->room)
+                    return found;
+                t->hit[found++] = (uint32_t)(b * HA_CODE_KEYS + __builtin_ctz(above) / 2);
+            }
+        }
+    }
+    return found;
 }

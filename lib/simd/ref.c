@@ -316,6 +316,20 @@ static void sum_rows(float *sum, const ha_rows *x, const float *w, int64_t ldw, 
     }
 }
 
+static int64_t scan_codes(const ha_scan *t)
+{
+    int64_t found = 0;
+    for (int64_t j = 0; j < t->ncells * t->blocks * HA_CODE_KEYS && found < t->room; j++) {
+        const uint8_t *block = t->codes + j / HA_CODE_KEYS * HA_CODE * HA_CODE_KEYS;
+        int sum = 0, threshold = t->threshold[j / HA_CODE_KEYS / t->blocks];
+        for (int i = 0; i < HA_CODE; i++)
+            sum += t->q[i] * block[(i / 2 * HA_CODE_KEYS + j % HA_CODE_KEYS) * 2 + i % 2];
+        if (threshold != INT16_MAX && sum > threshold)
+            t->hit[found++] = (uint32_t)j;
+    }
+    return found;
+}
+
 static double f32_peak(int64_t iters)
 {
     float acc[NR], a = 1e-30f, b = 0.5f;
@@ -346,4 +360,5 @@ const ha_kernels ha_kernels_ref = {
     .exp2 = exp2_array,
     .score_rows = score_rows,
     .sum_rows = sum_rows,
+    .scan_codes = scan_codes,
 };

@@ -8,6 +8,9 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
 
 #define VLEN 8
 #define MR 3
@@ -138,4 +141,32 @@ static inline void vtranspose(vf r[VLEN])
         r[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
         r[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
     }
+}
+
+/* A query's code, for vcode_above. */
+typedef struct vcode {
+    __m256i pair[HA_CODE / 2];
+} vcode;
+
+static inline vcode vcode_load(const int8_t *q)
+{
+    vcode code;
+    for (int i = 0; i < HA_CODE / 2; i++) {
+        int16_t pair;
+        memcpy(&pair, q + 2 * i, sizeof pair);
+        code.pair[i] = _mm256_set1_epi16(pair);
+    }
+    return code;
+}
+
+/* Bit 2 i: whether the product of key i of a block is above the threshold. */
+static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+{
+    __m256i sum = _mm256_setzero_si256();
+    for (int i = 0; i < HA_CODE / 2; i++) {
+        __m256i keys = _mm256_loadu_si256((const __m256i *)(block + 32 * i));
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(keys, q->pair[i]));
+    }
+    __m256i above = _mm256_cmpgt_epi16(sum, _mm256_set1_epi16(threshold));
+    return (uint32_t)_mm256_movemask_epi8(above) & 0x55555555;
 }

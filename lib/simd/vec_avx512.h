@@ -14,6 +14,9 @@
 #endif
 
 #include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
 
 #define VLEN 16
 #define MR 6
@@ -163,4 +166,35 @@ static inline void vtranspose(vf r[VLEN])
         r[i + 4] = _mm512_shuffle_f32x4(hi, hi2, 0x88);
         r[i + 12] = _mm512_shuffle_f32x4(hi, hi2, 0xdd);
     }
+}
+
+/* A query's code, for vcode_above: two pairs to a vector. */
+typedef struct vcode {
+    __m512i pairs[HA_CODE / 4];
+} vcode;
+
+static inline vcode vcode_load(const int8_t *q)
+{
+    vcode code;
+    for (int i = 0; i < HA_CODE / 4; i++) {
+        int16_t pair[2];
+        memcpy(pair, q + 4 * i, sizeof pair);
+        code.pairs[i] = _mm512_inserti64x4(_mm512_set1_epi16(pair[0]),
+                                           _mm256_set1_epi16(pair[1]), 1);
+    }
+    return code;
+}
+
+/* Bit 2 i: whether the product of key i of a block is above the threshold. */
+static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+{
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < HA_CODE / 4; i++) {
+        __m512i keys = _mm512_loadu_si512(block + 64 * i);
+        sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(keys, q->pairs[i]));
+    }
+    __m256i all = _mm256_add_epi16(_mm512_castsi512_si256(sum),
+                                   _mm512_extracti64x4_epi64(sum, 1));
+    __m256i above = _mm256_cmpgt_epi16(all, _mm256_set1_epi16(threshold));
+    return (uint32_t)_mm256_movemask_epi8(above) & 0x55555555;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "half.h"
+#include "kernels.h"
 
 #define VLEN 4
 #define MR 3
@@ -175,4 +176,31 @@ static inline void vtranspose(vf r[VLEN])
     r[1] = VSHUFFLE(a, c, 2, 3, 6, 7);
     r[2] = VSHUFFLE(b, d, 0, 1, 4, 5);
     r[3] = VSHUFFLE(b, d, 2, 3, 6, 7);
+}
+
+/* A query's code, for vcode_above. */
+typedef struct vcode {
+    int16_t number[HA_CODE];
+} vcode;
+
+static inline vcode vcode_load(const int8_t *q)
+{
+    vcode code;
+    for (int i = 0; i < HA_CODE; i++)
+        code.number[i] = q[i];
+    return code;
+}
+
+/* Bit 2 i: whether the product of key i of a block is above the threshold. */
+static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+{
+    int16_t sum[HA_CODE_KEYS] = {0};
+    uint32_t above = 0;
+    for (int i = 0; i < HA_CODE; i++)
+        for (int x = 0; x < HA_CODE_KEYS; x++)
+            sum[x] = (int16_t)(sum[x] +
+                               q->number[i] * block[i / 2 * 2 * HA_CODE_KEYS + 2 * x + i % 2]);
+    for (int x = 0; x < HA_CODE_KEYS; x++)
+        above |= (uint32_t)(sum[x] > threshold) << 2 * x;
+    return above;
 }

@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels.h"
+
 #define VLEN 4
 #define MR 5
 #define NRV 4 /* vectors of a panel row */
@@ -115,4 +117,36 @@ static inline void vtranspose(vf r[VLEN])
     r[1] = vcombine_f32(vget_low_f32(b), vget_low_f32(d));
     r[2] = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
     r[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
+}
+
+/* A query's code, for vcode_above. */
+typedef struct vcode {
+    int8x8_t number[HA_CODE];
+} vcode;
+
+static inline vcode vcode_load(const int8_t *q)
+{
+    vcode code;
+    for (int i = 0; i < HA_CODE; i++)
+        code.number[i] = vdup_n_s8(q[i]);
+    return code;
+}
+
+/* Bit 2 i: whether the product of key i of a block is above the threshold. */
+static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+{
+    static const uint16_t bits[8] = {1, 4, 16, 64, 256, 1024, 4096, 16384};
+    int16x8_t low = vdupq_n_s16(0), high = low;
+    for (int i = 0; i < HA_CODE / 2; i++) {
+        int8x16x2_t keys = vld2q_s8((const int8_t *)block + 32 * i);
+        low = vmlal_s8(low, vget_low_s8(keys.val[0]), q->number[2 * i]);
+        low = vmlal_s8(low, vget_low_s8(keys.val[1]), q->number[2 * i + 1]);
+        high = vmlal_s8(high, vget_high_s8(keys.val[0]), q->number[2 * i]);
+        high = vmlal_s8(high, vget_high_s8(keys.val[1]), q->number[2 * i + 1]);
+    }
+    const uint16x8_t bit = vld1q_u16(bits);
+    const int16x8_t t = vdupq_n_s16(threshold);
+    uint32_t first = vaddvq_u16(vandq_u16(vcgtq_s16(low, t), bit));
+    uint32_t second = vaddvq_u16(vandq_u16(vcgtq_s16(high, t), bit));
+    return first | second << 16;
 }
