@@ -196,8 +196,7 @@ static hyperattn_status check_multipole(const hyperattn_params *p, const hyperat
         return ha_fail(HYPERATTN_EINVAL, "budget is %d, must be 0 or %d..%d", p->budget,
                        HA_LEAST_BUDGET, HA_MOST_BUDGET);
     if ((status = check_range("num_selected", p->num_selected, 0, INT32_MAX)) ||
-        (status = check_range("num_candidates", p->num_candidates, 0, INT32_MAX)) ||
-        (status = check_range("num_representatives", p->num_representatives, 0, 4)))
+        (status = check_range("num_candidates", p->num_candidates, 0, INT32_MAX)))
         return status;
     return check_sizes(p, problem);
 }

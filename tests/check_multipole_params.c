@@ -34,7 +34,6 @@ static const field_value bad_values[] = {
     FIELD(leaf_size, -128),     FIELD(leaf_size, 64),
     FIELD(leaf_size, 200),      FIELD(leaf_size, 2176),
     FIELD(num_selected, -1),    FIELD(num_candidates, -1),
-    FIELD(num_representatives, -1), FIELD(num_representatives, 5),
     FIELD(cell_size, -8),       FIELD(cell_size, 4),
     FIELD(cell_size, 24),       FIELD(cell_size, 256),
     FIELD(far_cell_size, -1),   FIELD(far_cell_size, 31),
@@ -46,7 +45,6 @@ static const field_value good_values[] = {
     FIELD(budget, 64),          FIELD(budget, 1000000),
     FIELD(leaf_size, 128),      FIELD(leaf_size, 2048),
     FIELD(num_selected, INT_MAX), FIELD(num_candidates, INT_MAX),
-    FIELD(num_representatives, 1), FIELD(num_representatives, 4),
     FIELD(cell_size, 8),        FIELD(cell_size, 16),
     FIELD(cell_size, 32),       FIELD(cell_size, 64),
     FIELD(cell_size, 128),      FIELD(far_cell_size, 32),
@@ -156,7 +154,7 @@ START_TEST(fields_of_other_methods_are_not_read)
     hyperattn_params_init(&f.params);
     f.params.method = HYPERATTN_HYPER;
     f.params.budget = f.params.leaf_size = f.params.num_selected = f.params.num_candidates = -1;
-    f.params.num_representatives = f.params.cell_size = f.params.far_cell_size = -1;
+    f.params.cell_size = f.params.far_cell_size = -1;
     ck_good(accepts(&f));
     ck_good(fixture_end(&f));
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of score_rows and sum_rows.
+ * Tests of score_rows, sum_rows and scan_codes.
  */
 #include <math.h>
 
@@ -103,6 +103,90 @@ static const char *sum_rows_case(const kern_run *run, rng *r, const void *arg)
     guarded_free(&weights);
     source_free(&x);
     return why;
+}
+
+/* ---- scan_codes ------------------------------------------------------------------------------ */
+
+typedef struct scan_shape {
+    int64_t ncells;
+    int blocks;
+    int64_t room; /* a part of the hits in a hundred; beyond 100: more than there are */
+    placement at;
+} scan_shape;
+
+/* The product of key j, as lib/kernels.h says how it lies. */
+static int code_product(const ha_scan *t, int64_t j)
+{
+    const uint8_t *block = t->codes + j / HA_CODE_KEYS * HA_CODE * HA_CODE_KEYS;
+    int sum = 0;
+    for (int i = 0; i < HA_CODE; i++)
+        sum += t->q[i] * block[i / 2 * 2 * HA_CODE_KEYS + 2 * (j % HA_CODE_KEYS) + i % 2];
+    return sum;
+}
+
+static int is_hit(const ha_scan *t, int64_t j)
+{
+    int16_t threshold = t->threshold[j / HA_CODE_KEYS / t->blocks];
+    return threshold != INT16_MAX && code_product(t, j) > threshold;
+}
+
+/* Codes at random or at their ends, and thresholds that some keys reach exactly. */
+static void fill_scan(const ha_scan *t, rng *r, guarded *codes, guarded *q, guarded *threshold)
+{
+    int ends = rng_below(r, 4) == 0;
+    for (size_t i = 0; i < codes->size; i++)
+        codes->data[i] = (uint8_t)(ends ? 63 * rng_below(r, 2) : rng_below(r, 64));
+    for (int i = 0; i < HA_CODE; i++)
+        ((int8_t *)q->data)[i] = (int8_t)(ends ? 62 * rng_below(r, 2) - 31 : rng_below(r, 63) - 31);
+    for (int64_t c = 0; c < t->ncells; c++) {
+        int64_t keys = t->blocks * HA_CODE_KEYS;
+        int product = code_product(t, c * keys + rng_below(r, keys));
+        ((int16_t *)threshold->data)[c] =
+            (int16_t)(rng_below(r, 5) == 0 ? INT16_MAX : rng_below(r, 5) ? product : INT16_MIN);
+    }
+}
+
+static const char *scan_case(const kern_run *run, rng *r, const void *arg)
+{
+    const scan_shape *shape = arg;
+    int64_t nkeys = shape->ncells * shape->blocks * HA_CODE_KEYS, hits = 0, found = 0;
+    guarded codes = guarded_new((size_t)(nkeys * HA_CODE), shape->at);
+    guarded q = guarded_new(HA_CODE, shape->at);
+    guarded threshold = guarded_new((size_t)shape->ncells * sizeof(int16_t), shape->at);
+    ha_scan t = {codes.data, (const int8_t *)q.data, (const int16_t *)threshold.data,
+                 shape->ncells, shape->blocks, NULL, 0};
+    fill_scan(&t, r, &codes, &q, &threshold);
+    for (int64_t j = 0; j < nkeys; j++)
+        hits += is_hit(&t, j);
+    t.room = shape->room > 100 ? hits + 1 : hits * shape->room / 100;
+    guarded hit = kern_floats(t.room, shape->at);
+    t.hit = (uint32_t *)hit.data;
+    int64_t got = run->table->scan_codes(&t), want = t.room < hits ? t.room : hits;
+    const char *why = got == want ? NULL : failure("%lld hits of %lld", (long long)got,
+                                                   (long long)want);
+    for (int64_t j = 0; j < nkeys && found < want && !why; j++)
+        if (is_hit(&t, j) && t.hit[found++] != j)
+            why = failure("hit %lld is %u, not %lld", (long long)found - 1, t.hit[found - 1],
+                          (long long)j);
+    why = why ? why : guarded_check(&hit);
+    guarded_free(&codes);
+    guarded_free(&q);
+    guarded_free(&threshold);
+    guarded_free(&hit);
+    return why;
+}
+
+void kern_scan_codes(const kern_run *run)
+{
+    static const int64_t rooms[] = {0, 50, 100, 101};
+    for (int cells = 1; cells < 12; cells++)
+        for (int blocks = 1; blocks <= 8; blocks *= 2)
+            for (int room = 0; room < COUNT(rooms); room++) {
+                const scan_shape s = {cells, blocks, rooms[room],
+                                      (placement)((cells + room) % PLACEMENTS)};
+                kern_try(run, scan_case, &s, "%d cells of %d blocks, room for %d %%", cells,
+                         blocks, (int)rooms[room]);
+            }
 }
 
 /* ---- shapes ---------------------------------------------------------------------------------- */

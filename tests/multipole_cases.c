@@ -19,10 +19,8 @@ static const multipole_case cases[] = {
     {"few keys", 300, 5, 1, 1, 16, 16, .sinks = 2, .cell = 8, .far_cell = 8},
     {"sinks alone", 300, 30, 1, 1, 16, 16, .sinks = 40},
     {"one key", 300, 1, 2, 1, 16, 16, .sinks = 0},
-    {"one representative", 700, 700, 1, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1,
-     .selected = 16, .candidates = 64, .representatives = 1, .cell = 16, .far_cell = 32},
-    {"three representatives", 500, 700, 1, 1, 16, 16, .selected = 16, .candidates = 64,
-     .representatives = 3, .cell = 32, .far_cell = 64},
+    {"one selected", 700, 700, 1, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1, .selected = 1,
+     .candidates = 1, .cell = 16, .far_cell = 32},
     {"cells of 64", 800, 800, 1, 1, 16, 16, .causal = 1, .leaf = 256, .window = 1, .sinks = 70,
      .selected = 9, .candidates = 128, .cell = 64, .far_cell = 200},
     {"cells of 128", 1200, 1200, 1, 1, 16, 16, .causal = 1, .leaf = 384, .window = 1, .sinks = 129,
@@ -105,7 +103,6 @@ hyperattn_params multipole_params(const multipole_case *c)
     params.num_sinks = c->sinks;
     params.num_selected = c->selected;
     params.num_candidates = c->candidates;
-    params.num_representatives = c->representatives;
     params.cell_size = c->cell;
     params.far_cell_size = c->far_cell;
     return params;
