@@ -15,7 +15,7 @@ static const size_t fields[] = {
     FIELD(sample_size), FIELD(min_seq_len), FIELD(num_sinks), FIELD(window),
     FIELD(strict_causal), FIELD(kappa_cap), FIELD(seed),   FIELD(block_mask),
     FIELD(budget), FIELD(leaf_size), FIELD(num_selected), FIELD(num_candidates),
-    FIELD(cell_size), FIELD(far_cell_size),
+    FIELD(private_depth), FIELD(cell_size), FIELD(far_cell_size),
 };
 static const ha_struct kind = {"hyperattn_params", sizeof(hyperattn_params), fields,
                                sizeof fields / sizeof *fields};
