@@ -189,6 +189,8 @@ typedef struct hyperattn_params {
     int leaf_size;           /* causal: rows that share their nearest keys; a multiple of 128 */
     int num_selected;        /* keys chosen for each bundle of 64 rows */
     int num_candidates;      /* keys among which they are chosen */
+    float private_depth;     /* nats below the logarithm of a row's sum down to which single keys are
+                              * looked for; negative: they are not */
     int cell_size;           /* keys of a cell: 8, 16, 32, 64 or 128 */
     int far_cell_size;       /* keys of the cells that hold no candidates, >= cell_size */
 } hyperattn_params;

@@ -16,7 +16,7 @@ static const size_t fields[] = {
     FIELD(sample_size), FIELD(min_seq_len), FIELD(num_sinks), FIELD(window),
     FIELD(strict_causal), FIELD(kappa_cap), FIELD(seed),   FIELD(block_mask),
     FIELD(budget), FIELD(leaf_size), FIELD(num_selected), FIELD(num_candidates),
-    FIELD(cell_size), FIELD(far_cell_size),
+    FIELD(private_depth), FIELD(cell_size), FIELD(far_cell_size),
 };
 static const ha_struct kind = {"hyperattn_params", sizeof(hyperattn_params), fields,
                                sizeof fields / sizeof *fields};
@@ -198,6 +198,9 @@ static hyperattn_status check_multipole(const hyperattn_params *p, const hyperat
     if ((status = check_range("num_selected", p->num_selected, 0, INT32_MAX)) ||
         (status = check_range("num_candidates", p->num_candidates, 0, INT32_MAX)))
         return status;
+    if (!isfinite(p->private_depth))
+        return ha_fail(HYPERATTN_EINVAL, "private_depth is %g, must be finite",
+                       (double)p->private_depth);
     return check_sizes(p, problem);
 }
 

@@ -122,6 +122,23 @@ START_TEST(kappa_cap_must_be_a_number)
 }
 END_TEST
 
+START_TEST(private_depth_must_be_finite)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY}, good[] = {-1, 0, 1e-30f, 12, 1e30f};
+    fixture f;
+    begin(&f);
+    for (int s = 0; s < COUNT(bad); s++) {
+        f.params.private_depth = bad[s];
+        ck_good(refuses(&f, HYPERATTN_EINVAL, "private_depth"));
+    }
+    for (int s = 0; s < COUNT(good); s++) {
+        f.params.private_depth = good[s];
+        ck_good(accepts(&f));
+    }
+    ck_good(fixture_end(&f));
+}
+END_TEST
+
 START_TEST(what_is_not_there_is_refused)
 {
     fixture f;
@@ -155,6 +172,7 @@ START_TEST(fields_of_other_methods_are_not_read)
     f.params.method = HYPERATTN_HYPER;
     f.params.budget = f.params.leaf_size = f.params.num_selected = f.params.num_candidates = -1;
     f.params.cell_size = f.params.far_cell_size = -1;
+    f.params.private_depth = NAN;
     ck_good(accepts(&f));
     ck_good(fixture_end(&f));
 }
@@ -220,6 +238,7 @@ int main(void)
     tcase_add_test(topic, a_far_cell_holds_a_cell);
     tcase_add_test(topic, window_needs_causal);
     tcase_add_test(topic, kappa_cap_must_be_a_number);
+    tcase_add_test(topic, private_depth_must_be_finite);
     tcase_add_test(topic, what_is_not_there_is_refused);
     tcase_add_test(topic, fields_of_other_methods_are_not_read);
     tcase_add_test(topic, workspace_is_near_linear_in_the_length);

@@ -82,6 +82,7 @@ static void copy_fields(result *r, const hyperattn_plan *plan)
     params->leaf_size = q->leaf_size;
     params->num_selected = q->num_selected;
     params->num_candidates = q->num_candidates;
+    params->private_depth = q->private_depth;
     params->cell_size = q->cell_size;
     params->far_cell_size = q->far_cell_size;
     r->mask.struct_size = plan->mask.struct_size;
@@ -155,6 +156,7 @@ static void fill_params(void *with)
         .leaf_size = 128,
         .num_selected = 8,
         .num_candidates = 9,
+        .private_depth = 3,
         .cell_size = 16,
         .far_cell_size = 64,
     };
@@ -248,8 +250,8 @@ static const kind kinds[] = {
       IN(params, block_size), IN(params, sample_size), IN(params, min_seq_len),
       IN(params, num_sinks), IN(params, window), IN(params, strict_causal), IN(params, kappa_cap),
       IN(params, seed), IN(params, block_mask), IN(params, budget), IN(params, leaf_size),
-      IN(params, num_selected), IN(params, num_candidates), IN(params, cell_size),
-      IN(params, far_cell_size)},
+      IN(params, num_selected), IN(params, num_candidates), IN(params, private_depth),
+      IN(params, cell_size), IN(params, far_cell_size)},
      init_params, fill_params, call_params},
     {"hyperattn_block_mask", sizeof(hyperattn_block_mask),
      {IN(block_mask, query_block), IN(block_mask, key_block), IN(block_mask, per_head),

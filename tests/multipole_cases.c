@@ -37,6 +37,12 @@ static const multipole_case cases[] = {
      .selected = 32, .candidates = 256, .cell = 32, .far_cell = 128},
     {"long stretches, not causal", 2500, 2200, 1, 1, 8, 8, .sinks = 16, .selected = 32,
      .candidates = 256, .cell = 32, .far_cell = 128},
+    {"no private keys", 900, 900, 2, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1,
+     .selected = 8, .candidates = 64, .depth = -1, .cell = 8, .far_cell = 32},
+    {"many private keys", 600, 800, 2, 1, 16, 16, .selected = 8, .candidates = 64, .depth = 30,
+     .cell = 32, .far_cell = 64},
+    {"many private keys, causal", 800, 800, 1, 1, 24, 16, .causal = 1, .leaf = 128, .window = 1,
+     .selected = 8, .candidates = 64, .depth = 30, .cell = 16, .far_cell = 32},
     {"odd dimensions", 500, 600, 3, 1, 13, 27, .causal = 1, .leaf = 128, .window = 1, .sinks = 7,
      .selected = 8, .candidates = 32, .cell = 8, .far_cell = 24},
     {"dimension 1", 500, 600, 1, 1, 1, 1, .causal = 1, .leaf = 128, .window = 1, .selected = 8,
@@ -103,6 +109,7 @@ hyperattn_params multipole_params(const multipole_case *c)
     params.num_sinks = c->sinks;
     params.num_selected = c->selected;
     params.num_candidates = c->candidates;
+    params.private_depth = c->depth;
     params.cell_size = c->cell;
     params.far_cell_size = c->far_cell;
     return params;

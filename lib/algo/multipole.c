@@ -12,12 +12,13 @@
 typedef struct preset {
     int budget;
     int window, selected, candidates, cell, far_cell;
+    float depth;
 } preset;
 
 static const preset presets[] = {
-    {324, 128, 96, 384, 16, 512},
-    {710, 128, 128, 1024, 32, 256},
-    {1288, 256, 512, 2048, 32, 256},
+    {324, 128, 96, 384, 16, 512, 0},
+    {710, 128, 128, 1024, 32, 256, 6},
+    {1288, 256, 512, 2048, 32, 256, 7},
 };
 
 #define DEFAULT_BUDGET 710
@@ -42,7 +43,7 @@ static preset buy(int budget)
     if (part < 0) {
         double share = (double)budget / low->budget;
         return (preset){budget, low->window, (int)(low->selected * share),
-                        (int)(low->candidates * share), low->cell, low->far_cell};
+                        (int)(low->candidates * share), low->cell, low->far_cell, low->depth};
     }
     const preset *cells = part < 0.5 ? low : high;
     return (preset){
@@ -50,7 +51,7 @@ static preset buy(int budget)
         (int)between(low->window, high->window, part),
         (int)between(low->selected, high->selected, part),
         (int)between(low->candidates, high->candidates, part),
-        cells->cell, cells->far_cell,
+        cells->cell, cells->far_cell, cells->depth,
     };
 }
 
@@ -79,6 +80,7 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
         .sinks = ha_min(params->num_sinks, nk),
         .selected = params->num_selected ? params->num_selected : p.selected,
         .candidates = (candidates + cell - 1) / cell,
+        .depth = params->private_depth < 0 ? 0 : params->private_depth > 0 ? params->private_depth : p.depth,
         .cell = cell,
         .far_cell = round_up(far_cell, cell),
     };
@@ -144,7 +146,7 @@ int ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int6
     if (!causal) {
         era->q0 = number * HA_LONG_STRETCH;
         era->nq = ha_min(HA_LONG_STRETCH, layout->nq - era->q0);
-        era->old = era->end = layout->nk;
+        era->old = era->end = era->seen = layout->nk;
         return era->q0 < layout->nq;
     }
     int64_t key = number * HA_LONG_STRETCH;
@@ -154,7 +156,8 @@ int ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int6
     era->q0 = row_with_near(layout, recipe, key);
     era->nq = ha_max(0, next - era->q0);
     era->old = key;
-    int64_t last = era->q0 + era->nq - 1 + layout->nk - layout->nq;
+    int64_t first = era->q0 + layout->nk - layout->nq, last = first + era->nq - 1;
+    era->seen = era->nq ? ha_near_key(recipe, first) : key;
     era->end = era->nq ? ha_near_key(recipe, last) : key;
     return 1;
 }

@@ -32,6 +32,7 @@ typedef struct ha_recipe {
     int64_t sinks;
     int64_t selected;        /* keys of the past that a bundle attends to exactly */
     int64_t candidates;      /* cells among whose keys they are found */
+    float depth;             /* nats below all that a row sees, from which a key is its own; 0: none */
     int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
 } ha_recipe;
 
@@ -44,10 +45,11 @@ int64_t ha_near_key(const ha_recipe *recipe, int64_t position);
 void ha_multipole_leaves(ha_layout *layout, const hyperattn_params *params, int causal);
 
 /* Rows that share their expansions: [q0, q0 + nq), whose past begins with the long stretches of the
- * keys [0, old), and ends, the longest one's, at `end`. */
+ * keys [0, old), and ends, that of the last rows, at `end`. */
 typedef struct ha_era {
     int64_t q0, nq;
     int64_t old, end;
+    int64_t seen; /* the past of its first rows: what steers the era comes from there */
 } ha_era;
 
 /* Era `number` of a sequence; 0 behind the last. nq can be 0. */

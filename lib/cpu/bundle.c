@@ -44,6 +44,7 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
     w->keys = ha_carve(c, s.keys, sizeof *w->keys);
     w->key_score = ha_carve(c, s.keys + HA_SCORES_PAD, sizeof *w->key_score);
     w->chosen = ha_carve(c, s.selected, sizeof *w->chosen);
+    w->gone = ha_carve(c, s.keys, 1);
     w->selected = ha_carve(c, s.selected, sizeof *w->selected);
     w->column_key = ha_carve(c, s.columns * ldk, sizeof(float));
     w->column_value = ha_carve(c, s.columns * ha_cells_ldv(plan), sizeof(float));
@@ -146,18 +147,16 @@ static int32_t add_column(const ha_cpu_plan *plan, ha_bundle_work *w, ha_expansi
 static void candidate_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                               const ha_recipe *r, int64_t past)
 {
-    int64_t taken = 0;
+    for (int64_t j = 0; j < w->nkeys; j++)
+        w->gone[j] = (int64_t)w->keys[j] < r->sinks;
+    for (int64_t x = 0; x < w->nselected; x++)
+        w->gone[w->chosen[x]] = 1;
     for (int64_t x = 0; x < w->ncandidates; x++) {
         int64_t cell = w->candidates[x], first = w->place[cell];
         ha_expansion left = {.k = kh->k, .v = kh->v, .n = ha_min(r->cell, past - cell * r->cell)};
         for (int64_t j = 0; j < left.n; j++) {
-            int gone = (int64_t)w->keys[first + j] < r->sinks;
-            if (taken < w->nselected && w->chosen[taken] == first + j) {
-                gone = 1;
-                taken++;
-            }
             w->tilt[j] = w->key_score[first + j];
-            w->w[j] = gone ? -INFINITY : w->tilt[j];
+            w->w[j] = w->gone[first + j] ? -INFINITY : w->tilt[j];
         }
         left.k.index = left.v.index = w->keys + first;
         w->column[cell] = add_column(plan, w, &left);

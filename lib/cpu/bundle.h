@@ -27,6 +27,7 @@ typedef struct ha_bundle_work {
     uint32_t *keys;
     float *key_score;
     uint32_t *chosen; /* places of the selected ones, ascending */
+    uint8_t *gone;    /* [nkeys]: selected, or a sink */
     int64_t nkeys;
     /* results */
     uint32_t *selected; /* keys */

@@ -47,6 +47,7 @@ void ha_cells_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_cell
         x->mass = ha_carve(c, cells, sizeof *x->mass);
         x->key = ha_carve(c, cells * ldk, sizeof *x->key);
         x->value = ha_carve(c, cells * ldv, sizeof *x->value);
+        x->share = ha_carve(c, plan->max.nk, sizeof *x->share);
     }
     sets->threads = ha_carve(c, nthreads, sizeof *sets->threads);
     for (int i = 0; i < nthreads; i++) {
@@ -164,7 +165,7 @@ static int64_t count_items(const void *arg, int64_t place)
 
 /* Cell `number`: keys [first, first + n) of the past. */
 static void expand_cell(const stage *st, const ha_key_head *kh, const ha_cells *cells,
-                        ha_cells_thread *t, const uint32_t *keys, int64_t n, int64_t sinks, int64_t number)
+                        ha_cells_thread *t, const uint32_t *keys, int64_t n, int64_t sinks, int64_t first, int64_t number)
 {
     const ha_cpu_plan *plan = st->call->plan;
     int64_t ldk = ha_cells_ldk(plan);
@@ -178,6 +179,8 @@ static void expand_cell(const stage *st, const ha_key_head *kh, const ha_cells *
         t->w[j] = (int64_t)keys[j] < sinks ? -INFINITY : t->score[j];
     const ha_moments m = ha_expand(plan, &x);
     cells->mass[number] = m.mass - m.tilt;
+    for (int64_t j = 0; j < n; j++)
+        cells->share[first + j] = t->score[j] - m.mass;
     if (m.mass == -INFINITY) {
         memset(x.key, 0, (size_t)ldk * sizeof *x.key);
         memset(x.value, 0, (size_t)ha_cells_ldv(plan) * sizeof *x.value);
@@ -200,7 +203,7 @@ static void expand_item(void *arg, int64_t place, int64_t item, int thread)
     for (int64_t x = first; x < end; x += r.cell)
         expand_cell(st, kh, cells, &st->sets->threads[thread],
                     ha_past_keys(&st->orders->heads[place], &era, x), ha_min(r.cell, end - x),
-                    r.sinks, x / r.cell);
+                    r.sinks, x, x / r.cell);
     ha_clock_add(st->call, thread, HA_STAGE_HASH, start);
 }
 

@@ -19,6 +19,7 @@ typedef struct ha_cells {
     float *mass;     /* score of a query 0: A - s r.kt; -inf: no key */
     float *key;      /* kt, [cells][ldk] */
     float *value;    /* vt, [cells][ldv] */
+    float *share;    /* log2 w of the key at each position of the past */
 } ha_cells;
 
 typedef struct ha_cell_sets {

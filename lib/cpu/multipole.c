@@ -26,6 +26,7 @@ void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
     int64_t rows = ha_rows_held(plan, HA_BUNDLE_ROWS);
     ha_orders_carve(c, plan, nthreads, &m->orders);
     ha_cells_carve(c, plan, nthreads, &m->sets);
+    ha_detectors_carve(c, plan, nthreads, &m->detectors);
     m->threads = ha_carve(c, nthreads, sizeof *m->threads);
     for (int i = 0; i < nthreads; i++) {
         ha_multipole_thread none, *t = c->base ? &m->threads[i] : &none;
@@ -73,7 +74,7 @@ static void attend_columns(const ha_cpu_plan *plan, ha_multipole_thread *t, int6
     }
 }
 
-/* ---- bundles --------------------------------------------------------------------------------- */
+/* ---- eras ------------------------------------------------------------------------------------ */
 
 static int era_of(const stage *st, int64_t place, ha_recipe *r, ha_era *era)
 {
@@ -82,6 +83,65 @@ static int era_of(const stage *st, int64_t place, ha_recipe *r, ha_era *era)
     *r = ha_recipe_of(plan->params, l->nk, plan->problem->causal);
     return ha_era_at(l, r, plan->problem->causal, st->number, era);
 }
+
+/* ---- detectors ------------------------------------------------------------------------------- */
+
+/* Keys that one item of coding takes. */
+#define CODED_KEYS 1024
+
+static int64_t count_detectors(const void *arg, int64_t place)
+{
+    const stage *st = arg;
+    ha_recipe r;
+    ha_era era;
+    return era_of(st, place, &r, &era) && era.nq > 0 ? st->call->plan->group : 0;
+}
+
+static void begin_detector(void *arg, int64_t place, int64_t head, int thread)
+{
+    const stage *st = arg;
+    const ha_multipole *m = st->multipole;
+    const ha_cpu_plan *plan = st->call->plan;
+    double start = ha_clock(st->call);
+    ha_recipe r;
+    ha_era era;
+    era_of(st, place, &r, &era);
+    ha_detector_begin(plan, &m->detectors.heads[place * plan->group + head],
+                      ha_detect_thread_at(&m->detectors, thread), &st->call->heads[place], head,
+                      &m->orders.heads[place], &era);
+    ha_clock_add(st->call, thread, HA_STAGE_HASH, start);
+}
+
+static int64_t count_codes(const void *arg, int64_t place)
+{
+    const stage *st = arg;
+    ha_recipe r;
+    ha_era era;
+    if (!era_of(st, place, &r, &era) || era.nq <= 0)
+        return 0;
+    return (era.end + CODED_KEYS - 1) / CODED_KEYS * st->call->plan->group;
+}
+
+static void encode_keys(void *arg, int64_t place, int64_t item, int thread)
+{
+    const stage *st = arg;
+    const ha_multipole *m = st->multipole;
+    const ha_cpu_plan *plan = st->call->plan;
+    int64_t index = place * plan->group + item % plan->group;
+    const ha_detector *det = &m->detectors.heads[index];
+    double start = ha_clock(st->call);
+    ha_recipe r;
+    ha_era era;
+    era_of(st, place, &r, &era);
+    int64_t first = item / plan->group * CODED_KEYS, end = ha_min(era.end, first + CODED_KEYS);
+    for (int64_t x = first; det->usable && x < end; x += r.cell)
+        ha_detector_encode(plan, det, ha_detect_thread_at(&m->detectors, thread),
+                           &st->call->heads[place], &m->sets.cells[index], x / r.cell,
+                           ha_past_keys(&m->orders.heads[place], &era, x), ha_min(r.cell, end - x));
+    ha_clock_add(st->call, thread, HA_STAGE_HASH, start);
+}
+
+/* ---- bundles --------------------------------------------------------------------------------- */
 
 static int64_t count_bundles(const void *arg, int64_t place)
 {
@@ -130,6 +190,11 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     attend_keys(plan, t, &at, t->bundle.selected, t->bundle.nselected);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     attend_columns(plan, t, at.rows);
+    if (ha_detects(plan))
+        ha_detect(plan, &st->multipole->detectors.heads[place * plan->group + head],
+                  ha_detect_thread_at(&st->multipole->detectors, thread), &at, &t->bundle,
+                  &st->multipole->sets.cells[place * plan->group + head], order, &era, b.past,
+                  &t->rows);
     clock = ha_clock_add(call, thread, HA_STAGE_SAMPLE, clock);
     ha_softmax_finish(plan, &t->rows, &at);
     ha_clock_add(call, thread, HA_STAGE_STATE, clock);
@@ -157,6 +222,10 @@ void ha_multipole_forward(ha_call *call, const ha_multipole *m, const ha_states 
     ha_orders_sort(call, &m->orders);
     for (; st.number < eras; st.number++) {
         ha_cells_expand(call, &m->sets, &m->orders, st.number);
+        if (ha_detects(call->plan)) {
+            ha_for_items(call, count_detectors, begin_detector, &st);
+            ha_for_items(call, count_codes, encode_keys, &st);
+        }
         ha_for_items(call, count_bundles, attend_bundle, &st);
     }
 }

@@ -7,11 +7,12 @@
 #ifndef HA_MULTIPOLE_H
 #define HA_MULTIPOLE_H
 
-#include "cpu/bundle.h"
+#include "cpu/detect.h"
 
 typedef struct ha_multipole {
     ha_orders orders;
     ha_cell_sets sets;
+    ha_detectors detectors;
     struct ha_multipole_thread *threads;
 } ha_multipole;
 

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * MULTIPOLE's detector: rows that want keys of their own. A key's score is guessed from that of its
+ * cell's column and from codes of what the query and the key's deviation from the column are in a
+ * few directions (algo/basis.h). Keys whose guess comes near to what the row sees in all are scored
+ * exactly and become private: they enter the row with exp(exact score) less what their column says
+ * of them already.
+ */
+#ifndef HA_DETECT_H
+#define HA_DETECT_H
+
+#include "algo/basis.h"
+#include "cpu/bundle.h"
+
+/* What an era's cells know of their keys, for one query head. */
+typedef struct ha_detector {
+    int usable;
+    float *directions[2]; /* packed: of queries, of keys */
+    float factor[2];      /* from a projection to a code */
+    float unit;           /* score of a product of codes of 1, as log2 */
+    float left;           /* standard deviation of scores that codes leave out, as log2 */
+    uint8_t *codes;       /* [cells][blocks] */
+} ha_detector;
+
+typedef struct ha_detect_thread ha_detect_thread;
+
+typedef struct ha_detectors {
+    ha_detector *heads; /* [in flight][group] */
+    ha_detect_thread *threads;
+} ha_detectors;
+
+/* Whether the plan has detectors at all. */
+int ha_detects(const ha_cpu_plan *plan);
+
+void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_detectors *d);
+
+/* Finds directions for an era, from its queries and the keys that all its rows see. */
+void ha_detector_begin(const ha_cpu_plan *plan, ha_detector *det, ha_detect_thread *t,
+                       const ha_key_head *kh, int64_t head, const ha_order *order,
+                       const ha_era *era);
+
+/* Codes of cell `number` of n keys, around its column. score: of its keys, mass: of the cell. */
+void ha_detector_encode(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread *t,
+                        const ha_key_head *kh, const ha_cells *cells, int64_t number,
+                        const uint32_t *keys, int64_t n);
+
+/* Private keys of the rows of a bundle, whose softmax s has seen all else. */
+void ha_detect(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread *t,
+               const ha_query_rows *at, const ha_bundle_work *w, const ha_cells *cells,
+               const ha_order *order, const ha_era *era, int64_t past, ha_softmax *s);
+
+ha_detect_thread *ha_detect_thread_at(const ha_detectors *d, int thread);
+
+#endif
