@@ -168,7 +168,10 @@ typedef struct hyperattn_block_mask {
 
 HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 
-/* How it is computed. EXACT reads only method; AUTO checks the other fields as HYPER does. */
+/* How it is computed. EXACT reads only method; AUTO checks the other fields as HYPER does. HYPER
+ * ignores what is below MULTIPOLE's comment. MULTIPOLE reads that, num_sinks and window, and ignores
+ * the hash, blocks, samples, min_seq_len and seed; strict_causal, kappa_cap and block_mask it does
+ * not have: HYPERATTN_ENOTSUP. */
 typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */
@@ -184,9 +187,10 @@ typedef struct hyperattn_params {
     float kappa_cap;             /* > 0: Algorithm 2's row-wise cap with this kappa; default 0 */
     uint64_t seed;               /* default 0 */
     const hyperattn_block_mask *block_mask; /* default NULL */
-    /* MULTIPOLE; 0, the default of each, takes what the budget gives. */
-    int budget;              /* work a query, in keys of exact attention at n = 8192, >= 64 */
-    int leaf_size;           /* causal: rows that share their nearest keys; a multiple of 128 */
+    /* MULTIPOLE; 0, the default of each, and of its window, takes what the budget gives. */
+    int budget;              /* work a query, in keys of exact attention at n = 8192: 64..1000000 */
+    int leaf_size;           /* causal: rows that share their nearest keys; a multiple of 128, up to
+                              * 2048 */
     int num_selected;        /* keys chosen for each bundle of 64 rows */
     int num_candidates;      /* keys among which they are chosen */
     float private_depth;     /* nats below the logarithm of a row's sum down to which single keys are
@@ -214,7 +218,7 @@ HYPERATTN_API hyperattn_status hyperattn_plan_create(hyperattn_plan **plan, hype
                                                      const hyperattn_params *params);
 HYPERATTN_API void hyperattn_plan_destroy(hyperattn_plan *plan);
 
-/* EXACT or HYPER: what HYPERATTN_AUTO became. */
+/* EXACT, HYPER or MULTIPOLE; what HYPERATTN_AUTO became. */
 HYPERATTN_API hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan);
 
 /* Bytes of workspace that one hyperattn_forward (backward 0) or hyperattn_backward (1) call needs.
@@ -237,7 +241,8 @@ HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_plan *plan, con
  * these keys among others. dout has out's shape and strides; dq, dk and dv are written, with the
  * shapes and strides of q, k and v (dk and dv summed over the query heads that read a key head).
  * What they hold before does not matter; they must not overlap anything else. workspace NULL: taken
- * from the context's allocator for this call; otherwise nothing is allocated. */
+ * from the context's allocator for this call; otherwise nothing is allocated. MULTIPOLE has no
+ * backward yet: HYPERATTN_ENOTSUP. */
 HYPERATTN_API hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q,
                                                   const void *k, const void *v, const void *out,
                                                   const float *lse, const void *dout, void *dq,
