@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "algo/multipole.h"
 #include "kernels.h"
 #include "status.h"
 #include "struct_size.h"
@@ -113,7 +114,25 @@ static hyperattn_status check_mask(const hyperattn_block_mask *mask, const hyper
     return HYPERATTN_OK;
 }
 
-/* The fields that are HyperAttention's. */
+/* The fields that HYPER and MULTIPOLE share. */
+static hyperattn_status check_shared(const hyperattn_params *p, const hyperattn_problem *problem)
+{
+    hyperattn_status status;
+    if ((status = check_range("num_sinks", p->num_sinks, 0, INT32_MAX)) ||
+        (status = check_range("window", p->window, 0, INT32_MAX)) ||
+        (status = check_range("strict_causal", p->strict_causal, 0, 1)))
+        return status;
+    if (!(p->kappa_cap >= 0) || isinf(p->kappa_cap))
+        return ha_fail(HYPERATTN_EINVAL, "kappa_cap is %g, must be finite and not negative",
+                       (double)p->kappa_cap);
+    if (p->window && !problem->causal)
+        return ha_fail(HYPERATTN_EINVAL, "window is %d, but causal is 0", p->window);
+    if (p->strict_causal && !problem->causal)
+        return ha_fail(HYPERATTN_EINVAL, "strict_causal is 1, but causal is 0");
+    return HYPERATTN_OK;
+}
+
+/* The fields that are HyperAttention's, but for the mask. */
 static hyperattn_status check_hyper(const hyperattn_params *p, const hyperattn_problem *problem)
 {
     if ((unsigned)p->heavy > HYPERATTN_HEAVY_NONE)
@@ -126,23 +145,80 @@ static hyperattn_status check_hyper(const hyperattn_params *p, const hyperattn_p
         (status = check_range("block_size", p->block_size, 1, INT32_MAX)) ||
         (status = check_range("sample_size", p->sample_size, 0, INT32_MAX)) ||
         (status = check_range("min_seq_len", p->min_seq_len, 1, INT32_MAX)) ||
-        (status = check_range("num_sinks", p->num_sinks, 0, INT32_MAX)) ||
-        (status = check_range("window", p->window, 0, INT32_MAX)) ||
-        (status = check_range("strict_causal", p->strict_causal, 0, 1)))
+        (status = check_shared(p, problem)))
         return status;
-    if (!(p->kappa_cap >= 0) || isinf(p->kappa_cap))
-        return ha_fail(HYPERATTN_EINVAL, "kappa_cap is %g, must be finite and not negative",
-                       (double)p->kappa_cap);
-    if (p->window && !problem->causal)
-        return ha_fail(HYPERATTN_EINVAL, "window is %d, but causal is 0", p->window);
-    if (p->strict_causal && !problem->causal)
-        return ha_fail(HYPERATTN_EINVAL, "strict_causal is 1, but causal is 0");
     if (p->block_mask && (status = check_mask(p->block_mask, problem)))
         return status;
     if (p->kappa_cap > 0 && p->strict_causal)
         return ha_fail(HYPERATTN_ENOTSUP, "kappa_cap is %g with strict_causal: tau looks at later "
                        "queries", (double)p->kappa_cap);
     return HYPERATTN_OK;
+}
+
+/* What MULTIPOLE has no counterpart of. */
+static hyperattn_status check_refused(const hyperattn_params *p)
+{
+    if (p->block_mask)
+        return ha_fail(HYPERATTN_ENOTSUP, "block_mask is not NULL with MULTIPOLE, which has no "
+                       "blocks");
+    if (p->kappa_cap > 0)
+        return ha_fail(HYPERATTN_ENOTSUP, "kappa_cap is %g with MULTIPOLE, which takes no samples",
+                       (double)p->kappa_cap);
+    if (p->strict_causal)
+        return ha_fail(HYPERATTN_ENOTSUP, "strict_causal is 1 with MULTIPOLE, which looks at later "
+                       "queries");
+    return HYPERATTN_OK;
+}
+
+/* The sizes of cells and leaves: 0, which takes what the budget gives, or one of those that fit
+ * together. */
+static hyperattn_status check_sizes(const hyperattn_params *p, const hyperattn_problem *problem)
+{
+    int leaf = p->leaf_size, cell = p->cell_size;
+    if (leaf < 0 || leaf > HA_LONG_STRETCH || leaf % HA_SHORT_STRETCH)
+        return ha_fail(HYPERATTN_EINVAL, "leaf_size is %d, must be 0 or a multiple of %d up to %d",
+                       leaf, HA_SHORT_STRETCH, HA_LONG_STRETCH);
+    if (cell && (cell < 8 || cell > HA_SHORT_STRETCH || (cell & (cell - 1))))
+        return ha_fail(HYPERATTN_EINVAL, "cell_size is %d, must be 0, 8, 16, 32, 64 or 128", cell);
+    int64_t least = ha_recipe_of(p, problem->seqlen_k, problem->causal).cell;
+    if (p->far_cell_size && p->far_cell_size < least)
+        return ha_fail(HYPERATTN_EINVAL, "far_cell_size is %d, must be 0 or at least the cell size, "
+                       "%lld", p->far_cell_size, (ll)least);
+    return HYPERATTN_OK;
+}
+
+static hyperattn_status check_multipole(const hyperattn_params *p, const hyperattn_problem *problem)
+{
+    hyperattn_status status;
+    if ((status = check_shared(p, problem)) || (status = check_refused(p)))
+        return status;
+    if (p->budget && (p->budget < HA_LEAST_BUDGET || p->budget > HA_MOST_BUDGET))
+        return ha_fail(HYPERATTN_EINVAL, "budget is %d, must be 0 or %d..%d", p->budget,
+                       HA_LEAST_BUDGET, HA_MOST_BUDGET);
+    if ((status = check_range("num_selected", p->num_selected, 0, INT32_MAX)) ||
+        (status = check_range("num_candidates", p->num_candidates, 0, INT32_MAX)))
+        return status;
+    return check_sizes(p, problem);
+}
+
+/* AUTO checks what HYPER reads. */
+static hyperattn_status check_method(hyperattn_params *p, hyperattn_block_mask *mask,
+                                     const hyperattn_problem *problem)
+{
+    if ((unsigned)p->method > HYPERATTN_MULTIPOLE)
+        return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p->method);
+    if (p->method == HYPERATTN_EXACT)
+        return HYPERATTN_OK;
+    if (p->method == HYPERATTN_MULTIPOLE)
+        return check_multipole(p, problem);
+    if (p->block_mask) {
+        hyperattn_block_mask_init(mask);
+        hyperattn_status status = ha_struct_read(mask, p->block_mask, &mask_kind);
+        if (status)
+            return status;
+        p->block_mask = mask;
+    }
+    return check_hyper(p, problem);
 }
 
 hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_mask *mask,
@@ -153,18 +229,8 @@ hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_m
     hyperattn_status status = params ? ha_struct_read(&p, params, &kind) : HYPERATTN_OK;
     if (status)
         return status;
-    if ((unsigned)p.method > HYPERATTN_MULTIPOLE)
-        return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p.method);
-    if (p.method != HYPERATTN_EXACT) {
-        if (p.block_mask) {
-            hyperattn_block_mask_init(mask);
-            if ((status = ha_struct_read(mask, p.block_mask, &mask_kind)))
-                return status;
-            p.block_mask = mask;
-        }
-        if ((status = check_hyper(&p, problem)))
-            return status;
-    }
+    if ((status = check_method(&p, mask, problem)))
+        return status;
     if (p.method == HYPERATTN_AUTO || p.method == HYPERATTN_EXACT) {
         hyperattn_params_init(&p);
         p.method = HYPERATTN_EXACT;

@@ -54,7 +54,7 @@ static const bad_field bad_fields[] = {
     PROBLEM(causal, 2),
     PROBLEM(causal, -1),
     PARAMS(struct_size, 0),
-    PARAMS(method, 3),
+    PARAMS(method, 4),
     PARAMS(method, -1),
     PARAMS(heavy, 2),
     PARAMS(heavy, -1),

@@ -32,7 +32,7 @@ typedef struct result {
 typedef struct kind {
     const char *name;
     size_t size;
-    size_t offset[16]; /* of the fields behind struct_size; 0 ends them */
+    size_t offset[24]; /* of the fields behind struct_size; 0 ends them */
     void (*defaults)(void *of);
     void (*fill)(void *with); /* values other than the defaults */
     void (*call)(const void *with, result *r);
@@ -78,6 +78,12 @@ static void copy_fields(result *r, const hyperattn_plan *plan)
     params->strict_causal = q->strict_causal;
     params->kappa_cap = q->kappa_cap;
     params->seed = q->seed;
+    params->budget = q->budget;
+    params->leaf_size = q->leaf_size;
+    params->num_selected = q->num_selected;
+    params->num_candidates = q->num_candidates;
+    params->cell_size = q->cell_size;
+    params->far_cell_size = q->far_cell_size;
     r->mask.struct_size = plan->mask.struct_size;
     r->mask.query_block = plan->mask.query_block;
     r->mask.key_block = plan->mask.key_block;
@@ -145,6 +151,12 @@ static void fill_params(void *with)
         .strict_causal = 1,
         .seed = 77,
         .block_mask = mask_in_use,
+        .budget = 100,
+        .leaf_size = 128,
+        .num_selected = 8,
+        .num_candidates = 9,
+        .cell_size = 16,
+        .far_cell_size = 64,
     };
 }
 
@@ -235,7 +247,9 @@ static const kind kinds[] = {
      {IN(params, method), IN(params, heavy), IN(params, sampling), IN(params, lsh_num_projs),
       IN(params, block_size), IN(params, sample_size), IN(params, min_seq_len),
       IN(params, num_sinks), IN(params, window), IN(params, strict_causal), IN(params, kappa_cap),
-      IN(params, seed), IN(params, block_mask)},
+      IN(params, seed), IN(params, block_mask), IN(params, budget), IN(params, leaf_size),
+      IN(params, num_selected), IN(params, num_candidates), IN(params, cell_size),
+      IN(params, far_cell_size)},
      init_params, fill_params, call_params},
     {"hyperattn_block_mask", sizeof(hyperattn_block_mask),
      {IN(block_mask, query_block), IN(block_mask, key_block), IN(block_mask, per_head),

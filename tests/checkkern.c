@@ -41,6 +41,9 @@ static const struct {
     {"hash", kern_hash, 0},
     {"store_rows", kern_store_rows, 0},
     {"dot_rows", kern_dot_rows, 0},
+    {"score_rows", kern_score_rows, 0},
+    {"sum_rows", kern_sum_rows, 0},
+    {"scan_codes", kern_scan_codes, 0},
     {"exp2", kern_exp2, 0},
     {"peak", kern_peak, 0},
 };

@@ -251,9 +251,83 @@ static double exp2_ns(const ha_kernels *table)
     return 1e9 * time_of(call_exp2, &c) / EXP2_COUNT;
 }
 
+/* ---- scores and sums of rows by index -------------------------------------------------------- */
+
+enum { CELLS_KEYS = 1024, CELLS_DIM = 64, CELLS_ROWS = 4 };
+
+typedef struct cells_call {
+    const ha_kernels *table;
+    ha_scores scores;
+    float *sum;
+} cells_call;
+
+static void call_score_rows(void *arg)
+{
+    cells_call *c = arg;
+    c->table->score_rows(&c->scores);
+}
+
+static void call_sum_rows(void *arg)
+{
+    cells_call *c = arg;
+    c->table->sum_rows(c->sum, &c->scores.k, c->scores.s, 1, CELLS_KEYS, CELLS_DIM);
+}
+
+typedef struct scan_call {
+    const ha_kernels *table;
+    ha_scan scan;
+} scan_call;
+
+static void call_scan_codes(void *arg)
+{
+    scan_call *c = arg;
+    c->table->scan_codes(&c->scan);
+}
+
+/* One key in some hundred is a hit. */
+static double scan_ns(const ha_kernels *table)
+{
+    enum { CELLS = 64, BLOCKS = 2, KEYS = CELLS * BLOCKS * HA_CODE_KEYS };
+    static uint8_t codes[KEYS * HA_CODE];
+    static uint32_t hit[KEYS];
+    static int8_t q[HA_CODE];
+    static int16_t threshold[CELLS];
+    rng r = rng_new(1);
+    for (int i = 0; i < KEYS * HA_CODE; i++)
+        codes[i] = (uint8_t)rng_below(&r, 64);
+    for (int i = 0; i < HA_CODE; i++)
+        q[i] = (int8_t)(i % 2 ? 31 : -31);
+    for (int i = 0; i < CELLS; i++)
+        threshold[i] = 5200;
+    scan_call c = {table, {codes, q, threshold, CELLS, BLOCKS, hit, KEYS}};
+    return 1e9 * time_of(call_scan_codes, &c) / KEYS;
+}
+
+/* Rows against keys by index, and a sum of as many, per key; and codes against a query's. */
+static void bench_cells(const ha_kernels *table)
+{
+    static float keys[CELLS_KEYS * CELLS_DIM], s[CELLS_KEYS * CELLS_ROWS], sum[CELLS_DIM];
+    static float q[CELLS_ROWS * CELLS_DIM];
+    static uint32_t index[CELLS_KEYS];
+    rng r = rng_new(1);
+    for (int i = 0; i < CELLS_KEYS * CELLS_DIM; i++)
+        keys[i] = (float)rng_gauss(&r);
+    for (int i = 0; i < CELLS_ROWS * CELLS_DIM; i++)
+        q[i] = (float)rng_gauss(&r);
+    for (int i = 0; i < CELLS_KEYS; i++)
+        index[i] = (uint32_t)rng_below(&r, CELLS_KEYS);
+    cells_call c = {table, {s, q, CELLS_DIM, {keys, CELLS_DIM, index, 0, HYPERATTN_F32},
+                            CELLS_KEYS, CELLS_DIM, CELLS_ROWS, 1}, sum};
+    double score = 1e9 * time_of(call_score_rows, &c) / CELLS_KEYS;
+    double sums = 1e9 * time_of(call_sum_rows, &c) / CELLS_KEYS;
+    printf("  score_rows of %d rows, dimension %d: %.2f ns a key; sum_rows: %.2f; scan_codes: %.3f\n",
+           CELLS_ROWS, CELLS_DIM, score, sums, scan_ns(table));
+}
+
 void kern_bench(const ha_kernels *table, const char *level)
 {
     printf("%s: exp2 %.3f ns per number\n", level, exp2_ns(table));
+    bench_cells(table);
     bench_arith(&table->f32, "f32", peak_gflops(table->f32_peak));
     if (table->bf16)
         bench_arith(table->bf16, "bf16", peak_gflops(table->bf16_peak));

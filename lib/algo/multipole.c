@@ -147,7 +147,7 @@ int ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int6
         era->q0 = number * HA_LONG_STRETCH;
         era->nq = ha_min(HA_LONG_STRETCH, layout->nq - era->q0);
         era->old = era->end = era->seen = layout->nk;
-        return era->q0 < layout->nq && layout->nk > 0;
+        return era->q0 < layout->nq;
     }
     int64_t key = number * HA_LONG_STRETCH;
     if (key >= layout->nk)

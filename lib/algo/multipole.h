@@ -21,6 +21,10 @@
 #define HA_SHORT_STRETCH 128
 #define HA_BUNDLE_ROWS 64
 
+/* What a budget may be. */
+#define HA_LEAST_BUDGET 64
+#define HA_MOST_BUDGET 1000000
+
 /* The sizes of one sequence's estimate. */
 typedef struct ha_recipe {
     int64_t leaf;            /* rows; a multiple of HA_SHORT_STRETCH */

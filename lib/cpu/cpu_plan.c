@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "algo/multipole.h"
 #include "cpu/call.h"
 #include "cpu/cpu_backend.h"
 #include "int64.h"
@@ -91,6 +92,11 @@ static double pairs_of(const ha_cpu_plan *cpu, const ha_layout *l)
         int64_t first = ha_leaf_limit(l, leaf, causal, 0) - leaf->k0;
         int64_t last = ha_leaf_limit(l, leaf, causal, leaf->nq - 1) - leaf->k0;
         sum += (double)leaf->nq * (double)(ha_max(0, first) + ha_max(0, last)) / 2;
+    }
+    if (p->method == HYPERATTN_MULTIPOLE) { /* rows without a past among them */
+        const ha_recipe r = ha_recipe_of(p, l->nk, causal);
+        int64_t keys = r.sinks + r.selected + r.candidates + l->nk / r.far_cell;
+        sum += (double)l->nq * (double)ha_min(keys, l->nk);
     }
     return sum;
 }

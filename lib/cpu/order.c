@@ -2,6 +2,7 @@
 #include "cpu/order.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "algo/select.h"
 #include "cpu/clock.h"
@@ -141,8 +142,13 @@ static void sort_rows(const ha_cpu_plan *plan, ha_order_thread *t, const ha_rows
     const ha_rows x = {t->x, row_width(plan), NULL, 0, HYPERATTN_F32};
     plan->kernels->f32.load_q(t->x, rows, n, d);
     plan->kernels->dot_rows(t->norm, &x, &x, n, d);
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
         index[i] = (uint32_t)i;
+        if (!isfinite(t->norm[i])) { /* else there would be no direction, and no order at all */
+            memset(t->x + i * x.stride, 0, (size_t)d * sizeof *t->x);
+            t->norm[i] = 0;
+        }
+    }
     halve(plan, t, index, n, run);
     for (int64_t i = 0; i < n; i++)
         index[i] += (uint32_t)rows->first;
