@@ -264,18 +264,18 @@ static int64_t scan_row(const lone_row *row, const float *projection, int lane, 
     ha_detect_thread *t = row->t;
     int8_t q[HA_CODE];
     int64_t ncells = (row->past + row->recipe.cell - 1) / row->recipe.cell;
-    float shift = 0, per_unit = 1 / row->det->unit;
+    float per_unit = 1 / row->det->unit;
+    int shift = 0;
     for (int64_t c = 0; c < HA_CODE; c++) {
         q[c] = (int8_t)code_of(row->det->factor[0] * projection[c]);
         shift += (LARGEST + 1) * q[c];
     }
     for (int64_t x = 0; x < ncells; x++) {
-        float column = row->w->column[x] < 0 ? -INFINITY : t->score[x * 4 + lane];
-        float need = (least - column) * per_unit;
-        t->threshold[x] = need > LARGEST_PRODUCT ? INT16_MAX
-                          : need > -LARGEST_PRODUCT
-                              ? (int16_t)(ceilf(need) - 1 + shift)
-                              : (int16_t)(-LARGEST_PRODUCT - 1 + shift);
+        /* the products are integers above need when they are above the integer below it */
+        float need = (least - t->score[x * 4 + lane]) * per_unit;
+        need = need > -LARGEST_PRODUCT ? need : -LARGEST_PRODUCT;
+        int none = need > LARGEST_PRODUCT || row->w->column[x] < 0;
+        t->threshold[x] = none ? INT16_MAX : (int16_t)((int)need - 1 + shift);
     }
     const ha_scan scan = {row->det->codes, q, t->threshold, ncells, blocks_of(&row->recipe),
                           t->hit, ROOM};
