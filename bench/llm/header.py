@@ -18,6 +18,7 @@ _SCALARS = {
     "uint32_t": ctypes.c_uint32,
     "uint64_t": ctypes.c_uint64,
 }
+NUMBERS = frozenset(_SCALARS.values())
 _FUNCTION_POINTER = re.compile(r"[\w ]+\*? ?\( ?\* ?(\w+) ?\) ?\([^()]*\)")
 _DECLARATION = re.compile(r"(?:const )?(\w+) ?(\*?.*)")
 _DECLARATOR = re.compile(r"(\*?) ?(\w+) ?(?:\[ ?(\d+) ?\])?")

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from header import Header
+from header import NUMBERS, Header
 
 Array = np.ndarray
 ALIGNMENT = 64  # of a workspace, in bytes
@@ -88,10 +88,11 @@ class Library:
 
     def _set(self, params: ctypes.Structure, field: str, text: str) -> None:
         types = dict(params._fields_)
-        kind = types.get(field)
-        if kind in (None, ctypes.c_void_p) or field == "struct_size":
-            known = [f for f, t in types.items() if t is not ctypes.c_void_p and f != "struct_size"]
+        del types["struct_size"]
+        known = [name for name, kind in types.items() if kind in NUMBERS]
+        if field not in known:
             raise LibraryError(f"no field '{field}' can be set: there are {', '.join(known)}")
+        kind = types[field]
         try:
             if field in params.enum_of:
                 value = self._enumerator(params.enum_of[field], text)
