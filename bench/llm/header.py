@@ -7,8 +7,9 @@ struct is never laid out by guess.
 import ctypes
 import re
 from pathlib import Path
+from typing import Any
 
-_SCALARS = {
+_SCALARS: dict[str, type] = {
     "int": ctypes.c_int,
     "float": ctypes.c_float,
     "double": ctypes.c_double,
@@ -20,7 +21,6 @@ _SCALARS = {
 }
 NUMBERS = frozenset(_SCALARS.values())
 _FUNCTION_POINTER = re.compile(r"[\w ]+\*? ?\( ?\* ?(\w+) ?\) ?\([^()]*\)")
-_DECLARATION = re.compile(r"(?:const )?(\w+) ?(\*?.*)")
 _DECLARATOR = re.compile(r"(\*?) ?(\w+) ?(?:\[ ?(\d+) ?\])?")
 
 
@@ -58,18 +58,15 @@ class Header:
         pointer = _FUNCTION_POINTER.fullmatch(declaration)
         if pointer is not None:
             return "", [(pointer[1], ctypes.c_void_p)]
-        whole = _DECLARATION.fullmatch(declaration)
-        parts = [_DECLARATOR.fullmatch(p.strip()) for p in whole[2].split(",")] if whole else []
-        if not parts or None in parts:
-            raise HeaderError(f"{self._path}: {struct}: '{declaration};' is not understood")
-        kind = whole[1]
+        kind, _, declarators = declaration.removeprefix("const ").partition(" ")
         scalar = ctypes.c_int if kind in self.enums else _SCALARS.get(kind)
-        fields = []
-        for star, field, length in (part.groups() for part in parts):
-            base = ctypes.c_void_p if star else scalar
-            if base is None:
-                raise HeaderError(f"{self._path}: {struct}: '{declaration};' has an unknown type")
-            fields.append((field, base * int(length) if length else base))
+        fields: list[tuple[str, type]] = []
+        for part in declarators.split(","):
+            found = _DECLARATOR.fullmatch(part.strip())
+            base: Any = ctypes.c_void_p if found and found[1] else scalar
+            if found is None or base is None:
+                raise HeaderError(f"{self._path}: {struct}: '{declaration};' is not understood")
+            fields.append((found[2], base * int(found[3]) if found[3] else base))
         return kind, fields
 
     def _enumerators(self, name: str, body: str) -> dict[str, int]:

@@ -87,17 +87,17 @@ class Library:
         return struct
 
     def _set(self, params: ctypes.Structure, field: str, text: str) -> None:
-        types = dict(params._fields_)
+        types = {name: kind for name, kind, *_ in params._fields_ if kind in NUMBERS}
         del types["struct_size"]
-        known = [name for name, kind in types.items() if kind in NUMBERS]
-        if field not in known:
-            raise LibraryError(f"no field '{field}' can be set: there are {', '.join(known)}")
-        kind = types[field]
+        if field not in types:
+            raise LibraryError(f"no field '{field}' can be set: there are {', '.join(types)}")
+        value: int | float
         try:
             if field in params.enum_of:
                 value = self._enumerator(params.enum_of[field], text)
             else:
-                value = float(text) if kind in (ctypes.c_float, ctypes.c_double) else int(text, 0)
+                real = types[field] in (ctypes.c_float, ctypes.c_double)
+                value = float(text) if real else int(text, 0)
         except ValueError as error:
             raise LibraryError(f"{field}={text}: {error}") from None
         setattr(params, field, value)

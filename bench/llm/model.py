@@ -6,6 +6,7 @@ where they are used, so that the memory needed is that of the activations.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -77,11 +78,11 @@ class Model:
         wanted = self._weight(self._output_name(), np.asarray(targets))
         return largest + np.log(total) - np.einsum("ij,ij->i", states, wanted)
 
-    def _optional(self, key: str, default: object) -> object:
+    def _optional(self, key: str, default: Any) -> Any:
         field = self.reader.get_field(f"{self._arch}.{key}")
         return default if field is None else field.contents()
 
-    def _required(self, key: str) -> object:
+    def _required(self, key: str) -> Any:
         name = key if key.startswith("general.") else f"{self._arch}.{key}"
         field = self.reader.get_field(name)
         if field is None:

@@ -4,7 +4,8 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
+from typing import Any
 
 import gguf
 
@@ -52,7 +53,7 @@ class Tokenizer:
     """Text to token numbers and back. Special tokens are not looked for in the text."""
 
     def __init__(self, reader: gguf.GGUFReader) -> None:
-        def content(key: str) -> list[str] | str:
+        def content(key: str) -> Any:
             field = reader.get_field(f"tokenizer.ggml.{key}")
             if field is None:
                 raise TokenizerError(f"the file has no tokenizer.ggml.{key}")
@@ -60,7 +61,7 @@ class Tokenizer:
 
         if content("model") != "gpt2":
             raise TokenizerError(f"tokenizer.ggml.model is '{content('model')}': known is gpt2")
-        self._tokens = content("tokens")
+        self._tokens: list[str] = content("tokens")
         self._ids = {token: number for number, token in enumerate(self._tokens)}
         self._ranks = {tuple(m.split(" ")): rank for rank, m in enumerate(content("merges"))}
         self._pattern = _split_pattern(content("pre"))
@@ -87,7 +88,7 @@ class Tokenizer:
         """Join neighbours, the earliest merge of the list first, until no merge applies."""
         last = len(self._ranks)
         while len(parts) > 1:
-            ranks = [self._ranks.get(pair, last) for pair in zip(parts, parts[1:])]
+            ranks = [self._ranks.get(pair, last) for pair in pairwise(parts)]
             best = min(ranks)
             if best == last:
                 break
