@@ -92,6 +92,10 @@ typedef struct ha_gradients {
     void *dq, *dk, *dv;
 } ha_gradients;
 
+typedef struct ha_measured {
+    const void *q, *k, *v, *out;
+} ha_measured;
+
 /* ---- what a backend gives -------------------------------------------------------------------- */
 
 typedef enum ha_memory {
@@ -118,6 +122,11 @@ typedef struct ha_backend {
     hyperattn_status (*backward)(const ha_plan *plan, const ha_gradients *t, void *workspace);
     hyperattn_status (*merge)(const ha_plan *plan, void *out, float *lse, const void *out2,
                               const float *lse2);
+    /* NULL, or behind the end of an older module's table: there is none. rows is at least 1. total
+     * and per_head (batch * nheads entries, or NULL) are structs of this version, struct_size
+     * included. Allocates by host->alloc what it needs. */
+    hyperattn_status (*measure)(const ha_plan *plan, const ha_measured *t, int64_t rows,
+                                hyperattn_report *total, hyperattn_report *per_head);
 } ha_backend;
 
 /* The one function that a module exports, as `hyperattn_backend_query`. It checks host's
