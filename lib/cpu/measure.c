@@ -88,6 +88,7 @@ static void carve_check(ha_carver *c, const ha_measure *m, ha_check *check)
     check->light = ha_carve(c, HA_CHECK_PARTS * group * padded, sizeof *check->light);
     check->column = ha_carve(c, HA_CHECK_PARTS * group, sizeof *check->column);
     check->sum = ha_carve(c, HA_CHECK_PARTS * plan->problem->head_dim_v, sizeof *check->sum);
+    check->centre = ha_carve(c, plan->problem->head_dim_v, sizeof *check->centre);
     check->v = ha_carve(c, HA_CHECK_PARTS, sizeof *check->v);
     check->out = ha_carve(c, HA_CHECK_PARTS * group, sizeof *check->out);
 }
@@ -103,7 +104,7 @@ static void carve_thread(ha_carver *c, const ha_measure *m, ha_check_thread *t)
     t->logw = ha_carve(c, ha_round_up(HA_BATCH_KEYS, a->nr), sizeof *t->logw);
     t->limit = ha_carve(c, ha_round_up(a->br, a->mr), sizeof *t->limit);
     t->x = ha_carve(c, keys * ha_ldq(a, d), sizeof *t->x);
-    t->scores = ha_carve(c, keys * HA_CHECK_PANEL, sizeof *t->scores);
+    t->scores = ha_carve(c, ha_max(d, keys * HA_CHECK_PANEL), sizeof *t->scores);
     t->column = ha_carve(c, HA_CHECK_KEYS, sizeof *t->column);
 }
 

@@ -32,7 +32,8 @@ typedef struct ha_check {
     double *light;  /* [parts][group][panels * HA_CHECK_PANEL]: shares without the large ones */
     double *column; /* [parts][group]: largest squared column norm */
     /* what bounds the other rows (cpu/reach.h), by part */
-    double *sum;    /* [parts][head_dim_v]: of v's rows; then the centre in place of the first */
+    double *sum;    /* [parts][head_dim_v]: of v's rows */
+    float *centre;  /* [head_dim_v]: their mean */
     ha_reach *v;    /* [parts]: reach and norm */
     ha_reach *out;  /* [parts][group]: far and out */
 } ha_check;
@@ -44,7 +45,7 @@ typedef struct ha_check_thread {
     float *logw;
     int32_t *limit;
     float *x;      /* rows of keys, or of v and out, as f32 */
-    float *scores; /* [keys][HA_CHECK_PANEL] */
+    float *scores; /* [keys][HA_CHECK_PANEL], and at least head_dim_v */
     float *column; /* [keys] */
 } ha_check_thread;
 
