@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The interval is a test turned round. For a ratio R, every row has u_i = diff_i - R^2 norm_i, and R
- * is the relative error where these sum to 0 over all rows. The sum over the rows that were not
- * checked is taken as a random one, in which the checked rows stand for them with the weights of a
- * uniform partition of 1, and with them stands one more row, the worst that there can be. This is
+ * is the relative error where these sum to 0 over all rows. That sum is taken as a random one, in
+ * which the checked rows stand for all with the weights of a uniform partition of 1, and with them
+ * stands one more row, the worst that there can be. This is
  * Gaffke's bound for the mean of a bounded variable, which supposes nothing of its distribution:
  * where all checked rows are without error, it is the limit of Clopper and Pearson for the share of
  * rows that are not, times the most that such a row can be off. The sign of the sum is that of one
@@ -109,22 +109,32 @@ static double lowest(const ha_reach *h, double square)
     return -(all < other ? all : other);
 }
 
+/* Of the rows of a strip that a checked row stands for, itself included, how many are in doubt:
+ * sqrt(1 - 1 / rows) of them, the finite population's correction, so that all rows are certain. */
+static double in_doubt(int64_t rows)
+{
+    return sqrt((double)rows * (double)(rows - 1));
+}
+
 /* P(R is below the error), or, with side -1, above it, as the checked rows say. Each coefficient
- * is the sum over the checked rows, which is certain, and its own row times those it stands for. */
+ * is the sum of what is certain, and its own row for as many as there are rows in doubt. */
 static double doubt(const ha_checked *c, double square, int side, double *coef)
 {
-    double sum = 0, n = (double)c->n, worst = 0;
+    double certain = 0, n = (double)c->n, worst = 0;
+    for (int64_t i = 0; i < c->n; i++) {
+        double u = side * (c->diff[i] - square * c->norm[i]), part = in_doubt(c->strip[i]);
+        certain += ((double)c->strip[i] - part) * u;
+        coef[i] = n * part * u;
+    }
     for (int64_t i = 0; i < c->n; i++)
-        sum += side * (c->diff[i] - square * c->norm[i]);
-    for (int64_t i = 0; i < c->n; i++)
-        coef[i] = sum + n * (double)(c->strip[i] - 1) * side * (c->diff[i] - square * c->norm[i]);
+        coef[i] += certain;
     for (int64_t h = 0; h < c->nreaches; h++) {
         double most = side > 0 ? highest(&c->reach[h], square) : -lowest(&c->reach[h], square);
-        double at = n * (double)(c->longest[h] - 1) * most;
+        double at = n * in_doubt(c->longest[h]) * most;
         if (c->longest[h] > 1 && !(at <= worst))
             worst = isnan(at) ? INFINITY : at;
     }
-    coef[c->n] = sum + worst;
+    coef[c->n] = certain + worst;
     return ha_exponential_tail(coef, c->n + 1);
 }
 

@@ -136,10 +136,10 @@ double ha_check_kappa(const ha_measure *m, const ha_check *c, int64_t head)
         double light = 0;
         for (int64_t part = 0; part < HA_CHECK_PARTS; part++)
             light += c->light[(part * m->plan.group + head) * padded + r];
-        double sum = c->lse_log2[head * padded + r] + log2(light);
-        if (isnan(light) || isnan(sum))
+        if (isnan(light))
             return NAN;
         if (light > 0) {
+            double sum = c->lse_log2[head * padded + r] + log2(light);
             least = sum < least ? sum : least;
             most = sum > most ? sum : most;
         }
