@@ -70,7 +70,7 @@ struct ha_profile;
 /* A plan. Everything it points to is constant and lives as long. */
 typedef struct ha_plan {
     const hyperattn_problem *problem; /* every default and stride filled in */
-    const hyperattn_params *params;   /* method is not AUTO; EXACT: the others are the defaults */
+    const hyperattn_params *params;   /* method is not AUTO; EXACT: all but seed are the defaults */
     ha_extents bytes;
     const ha_device *device;
     struct ha_profile *profile; /* stage times of lib/profile.h go here, or NULL: bench/ only */
