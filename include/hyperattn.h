@@ -167,7 +167,8 @@ typedef struct hyperattn_block_mask {
 
 HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 
-/* How it is computed. EXACT reads only method and seed; AUTO checks the other fields as HYPER does. */
+/* How it is computed. EXACT reads only method, and seed for hyperattn_measure; AUTO checks the other
+ * fields as HYPER does. */
 typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */
