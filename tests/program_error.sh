@@ -98,7 +98,7 @@ for name in measured_error measured_error_low measured_error_high; do
     within e.csv $name "$(awk "BEGIN { print $true * 0.9999 }")" \
         "$(awk "BEGIN { print $true * 1.0001 }")"
 done
-within e.csv alpha 1 100
+within e.csv alpha 1 10000
 within e.csv kappa 1 1e6
 
 finish "figures, files and refusals of hyperattn measure"

@@ -20,6 +20,16 @@ static piece piece_of(const ha_measure *m, const ha_check *c, const ha_softmax *
     return (piece){at, ha_softmax_from(&m->plan, s, head * ha_slice_padded(m))};
 }
 
+/* Rows of a tile under a causal mask: checked rows lie far apart, and a tile takes the keys of its
+ * last one. */
+#define CAUSAL_ROWS 16
+
+static int64_t tile_rows(const ha_measure *m)
+{
+    const ha_arith *a = m->plan.arith;
+    return m->plan.problem->causal ? ha_min(a->br, ha_round_up(CAUSAL_ROWS, a->mr)) : a->br;
+}
+
 /* The key behind the last one that a row sees. */
 static int64_t limit_of(const ha_measure *m, const ha_check *c, int64_t row)
 {
@@ -29,12 +39,12 @@ static int64_t limit_of(const ha_measure *m, const ha_check *c, int64_t row)
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-/* Rows [r, r + br) of a piece against keys [x, x + n) of the pack, which begins at key `first`. */
+/* Rows [r, r + tile_rows) of a piece against keys [x, x + n) of the pack, which begins at key `first`. */
 static void attend_rows(const ha_measure *m, const ha_check *c, const ha_check_thread *t,
                         const piece *p, int64_t r, int64_t first, int64_t x, int64_t n, int careful)
 {
     const ha_arith *a = m->plan.arith;
-    int64_t rows = ha_min(a->br, p->at.rows - r);
+    int64_t rows = ha_min(tile_rows(m), p->at.rows - r);
     int64_t low = limit_of(m, c, ha_row_of(&p->at, r)) - first - x;
     int64_t high = limit_of(m, c, ha_row_of(&p->at, r + rows - 1)) - first - x;
     if (high <= 0)
@@ -70,7 +80,7 @@ static void attend_keys(const ha_measure *m, const ha_check *c, ha_check_thread 
         for (int64_t head = 0; head < m->plan.group; head++) {
             const piece at = piece_of(m, c, &t->rows, slice, head);
             for (int64_t x = 0; x < n; x += a->bc)
-                for (int64_t r = 0; r < at.at.rows; r += a->br)
+                for (int64_t r = 0; r < at.at.rows; r += tile_rows(m))
                     attend_rows(m, c, t, &at, r, first, x, ha_min(a->bc, n - x), !finite);
         }
     }
