@@ -167,8 +167,8 @@ typedef struct hyperattn_block_mask {
 
 HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 
-/* How it is computed. EXACT reads only method, and seed for hyperattn_measure; AUTO checks the other
- * fields as HYPER does. */
+/* How it is computed. EXACT reads only method, and seed for hyperattn_measure; AUTO checks the
+ * other fields as HYPER does. */
 typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */
@@ -250,7 +250,7 @@ typedef struct hyperattn_report {
     double rel_error_high; /* infinity: no limit can be given */
     double max_row_error;  /* largest |out_i - exact_i| of a checked row, divided by the root mean
                             * square of |exact_i| over the checked rows of its head */
-    double alpha;          /* seqlen_k times the largest squared column norm of the softmax matrix */
+    double alpha;          /* seqlen_k times the largest squared column norm of the softmax */
     double kappa;          /* largest over smallest row sum without the large entries, at least 1 */
     int64_t rows_checked;
 } hyperattn_report;

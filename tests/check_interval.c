@@ -65,8 +65,8 @@ START_TEST(one_term_above)
                 want *= b[s] / (b[s] - coef[i]);
             }
             double got = ha_exponential_tail(coef, n + 1);
-            ck_assert_msg(fabs(got - want) < 0.04 * want, "b %g, %d terms: %g, not %g", b[s], n, got,
-                          want);
+            ck_assert_msg(fabs(got - want) < 0.04 * want, "b %g, %d terms: %g, not %g", b[s], n,
+                          got, want);
             for (int i = 0; i <= n; i++)
                 coef[i] = -coef[i];
             got = ha_exponential_tail(coef, n + 1);

@@ -4,8 +4,8 @@
  *
  *     make -C tests coverage && tests/coverage [ROWS] [Q.npy K.npy V.npy]...
  *
- * Without files, the generated families, causal and not, at ROWS rows (8192). Files are heads of one
- * sequence as bench/data has them, causal. bench/RESULTS.md has what it printed.
+ * Without files, the generated families, causal and not, at ROWS rows (8192). Files are heads of
+ * one sequence as bench/data has them, causal. bench/RESULTS.md has what it printed.
  */
 #include <math.h>
 #include <stdio.h>

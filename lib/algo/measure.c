@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The interval is a test turned round. For a ratio R, every row has u_i = diff_i - R^2 norm_i, and R
- * is the relative error where these sum to 0 over all rows. That sum is taken as a random one, in
+ * The interval is a test turned round. For a ratio R, every row has u_i = diff_i - R^2 norm_i, and
+ * R is the relative error where these sum to 0 over all rows. That sum is taken as a random one, in
  * which the checked rows stand for all with the weights of a uniform partition of 1, and with them
  * stands one more row, the worst that there can be. This is
  * Gaffke's bound for the mean of a bounded variable, which supposes nothing of its distribution:

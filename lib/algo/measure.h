@@ -3,15 +3,15 @@
  * hyperattn_measure's decisions: which rows are checked, and what is known of the error of all rows
  * from that of the checked ones.
  *
- * The rows of a head are cut into as many strips as rows are checked, of equal size but for one row,
- * and one row of each is drawn: a draw without replacement that no part of the sequence escapes.
+ * The rows of a head are cut into as many strips as rows are checked, of equal size up to one
+ * row, and one row of each is drawn: a draw without replacement that no part of the sequence escapes.
  */
 #ifndef HA_ALGO_MEASURE_H
 #define HA_ALGO_MEASURE_H
 
 #include <stdint.h>
 
-/* First row of strip `strip` of `strips`, which cut nq rows; the first strips are the longer ones. */
+/* First row of strip `strip` of `strips`, which cut nq rows; the first are the longer ones. */
 static inline int64_t ha_strip_begin(int64_t nq, int64_t strips, int64_t strip)
 {
     int64_t longer = nq % strips;
@@ -49,8 +49,8 @@ typedef struct ha_error {
     double value, low, high;
 } ha_error;
 
-/* sqrt(sum |out_i - exact_i|^2 / sum |exact_i|^2) over all rows, estimated, with limits that hold it
- * in 95 of 100 draws. NaN if one of diff or norm is. scratch: [n + 1]. */
+/* sqrt(sum |out_i - exact_i|^2 / sum |exact_i|^2) over all rows, estimated, with limits that hold
+ * it in 95 of 100 draws. NaN if one of diff or norm is. scratch: [n + 1]. */
 ha_error ha_error_interval(const ha_checked *c, double *scratch);
 
 /* P(sum_k coef_k E_k > 0) of independent exponential variables E_k of mean 1. */

@@ -39,7 +39,8 @@ static int64_t limit_of(const ha_measure *m, const ha_check *c, int64_t row)
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-/* Rows [r, r + tile_rows) of a piece against keys [x, x + n) of the pack, which begins at key `first`. */
+/* Rows [r, r + tile_rows) of a piece against keys [x, x + n) of the pack, which begins at key
+ * `first`. */
 static void attend_rows(const ha_measure *m, const ha_check *c, const ha_check_thread *t,
                         const piece *p, int64_t r, int64_t first, int64_t x, int64_t n, int careful)
 {
