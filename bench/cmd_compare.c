@@ -85,11 +85,14 @@ static const struct argp parser = {
         "\n"
         "With --backward a third table has backward, for a random gradient of the output: times, "
         "speed-up, that of forward and backward together, and the relative errors of dq, dk and "
-        "dv, against those of exact attention in f32."};
+        "dv, against those of exact attention in f32.\n"
+        "\n"
+        "Beside the errors of all rows, another table has what hyperattn_measure(3) finds on 128 "
+        "rows of each head: the relative error with its 95 % interval, alpha and kappa."};
 
 /* ---- results -------------------------------------------------------------------------------- */
 
-enum { MAIN_TABLE, STAGE_TABLE, BACKWARD_TABLE };
+enum { MAIN_TABLE, STAGE_TABLE, BACKWARD_TABLE, MEASURED_TABLE };
 
 static const report_column columns[] = {
     {"n", "n", REPORT_INT, REPORT_EVERY_TABLE, 0, NULL},
@@ -110,6 +113,11 @@ static const report_column columns[] = {
     {"leaf_ms", "leaf", REPORT_REAL, STAGE_TABLE, 2, NULL},
     {"state_ms", "state", REPORT_REAL, STAGE_TABLE, 2, NULL},
     {"other_ms", "other", REPORT_REAL, STAGE_TABLE, 2, NULL},
+    {"measured_error", "rel. error", REPORT_REAL, MEASURED_TABLE, -3, NULL},
+    {"measured_error_low", "at least", REPORT_REAL, MEASURED_TABLE, -3, NULL},
+    {"measured_error_high", "at most", REPORT_REAL, MEASURED_TABLE, -3, NULL},
+    {"alpha", "alpha", REPORT_REAL, MEASURED_TABLE, -4, NULL},
+    {"kappa", "kappa", REPORT_REAL, MEASURED_TABLE, -4, NULL},
     {"exact_backward_seconds", "exact s", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
     {"hyper_backward_seconds", "hyper s", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
     {"backward_speedup", "speed-up", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
@@ -177,6 +185,8 @@ static void print_more_tables(const comparison *c)
 {
     printf("\nStages of HyperAttention, ms:\n");
     report_print_all(c->m.results, STAGE_TABLE, stdout);
+    printf("\nMeasured on %d rows of each head:\n", COMPARE_ROWS);
+    report_print_all(c->m.results, MEASURED_TABLE, stdout);
     if (!c->m.options->backward)
         return;
     printf("\nBackward:\n");

@@ -12,6 +12,9 @@
 #include "measure.h"
 #include "profile.h"
 
+/* Rows of each head that hyperattn_measure computes. */
+enum { COMPARE_ROWS = 128 };
+
 typedef struct comparison {
     measurement m;
     outcome reference;    /* exact, f32: only where that of m is not */

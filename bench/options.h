@@ -5,6 +5,7 @@
  *
  *   run        files_argp, problem_argp, params_argp
  *   compare    files_argp, measure_argp
+ *   measure    files_argp, problem_argp, params_argp
  *   sweep      measure_argp
  */
 #ifndef BENCH_OPTIONS_H

@@ -164,8 +164,10 @@ hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_m
             return status;
     }
     if (p.method != HYPERATTN_HYPER) {
+        uint64_t seed = p.seed; /* hyperattn_measure draws by it */
         hyperattn_params_init(&p);
         p.method = HYPERATTN_EXACT;
+        p.seed = seed;
     }
     *resolved = p;
     return HYPERATTN_OK;
