@@ -37,7 +37,7 @@ START_TEST(a_dense_norm_is_the_largest_singular_value)
 }
 END_TEST
 
-/* ---- one head --------------------------------------------------------------------------------- */
+/* ---- one head -------------------------------------------------------------------------------- */
 
 typedef struct head {
     hyperattn_ctx *ctx;

@@ -13,7 +13,7 @@ measure() {
     run 0 compare "$@" --repeat 1
 }
 
-# ---- captured heads -------------------------------------------------------------------------------
+# ---- captured heads ------------------------------------------------------------------------------
 
 # The captured sample, twice.
 mkdir heads heads/b heads/a heads/empty
@@ -77,7 +77,7 @@ says err 'neither it nor a folder in it holds q.npy'
 run 2 compare --heads-dir nowhere
 says err 'nowhere: No such file'
 
-# ---- operator norms -------------------------------------------------------------------------------
+# ---- operator norms ------------------------------------------------------------------------------
 
 # Zero queries: the softmax of 8 rows over 16 keys is 1/16 everywhere, of norm sqrt(8 / 16), and 16
 # rows of three ones have the norm sqrt(48).
@@ -111,7 +111,7 @@ within hyper.csv eps 0 1e-5
 measure --n 64 --heads 2 --kv-heads 1 --dim 16 --methods exact --dtype bf16 --spectral --csv s.csv
 within s.csv eps 1e-6 0.02
 
-# ---- hardness -------------------------------------------------------------------------------------
+# ---- hardness ------------------------------------------------------------------------------------
 
 # 1/8 everywhere in 8 columns: alpha is 8 times 8/64, and row sums are alike.
 measure --q q2.npy --k q2.npy --v v2.npy --dtype f32 --n 4,8 --hardness --json h.json --block 2 \
@@ -120,8 +120,8 @@ says out 'Hardness'
 figure() {
     sed -n "s/.*\"$1\": \(-*[0-9.e+-]*\).*/\1/p" h.json | tr '\n' ' '
 }
-[ "$(figure alpha_max)" = '1.0 1.0 ' ] || fail "hardness: alpha of equal weights is $(figure alpha_max)"
-[ "$(figure kappa_max)" = '1.0 1.0 ' ] || fail "hardness: kappa of equal rows is $(figure kappa_max)"
+[ "$(figure alpha_max)" = '1.0 1.0 ' ] || fail "hardness: alpha is $(figure alpha_max)"
+[ "$(figure kappa_max)" = '1.0 1.0 ' ] || fail "hardness: kappa is $(figure kappa_max)"
 says h.json '"kappa_exponent": 0.0'
 says h.json '"kappa_rows": 8'
 
@@ -129,10 +129,11 @@ says h.json '"kappa_rows": 8'
 # shellcheck disable=SC2086
 measure $small --gen perm --dim 64 --n 256:1024 --hardness --json h.json
 exponents=$(figure alpha_exponent)
-echo "$exponents" | awk '{ for (i = 1; i <= NF; i++) if ($i < 0.8 || $i > 1.2) exit 1; exit NF != 2 }' ||
+echo "$exponents" | awk '
+    { for (i = 1; i <= NF; i++) if ($i < 0.8 || $i > 1.2) bad = 1 } END { exit bad || NF != 2 }' ||
     fail "hardness: alpha of perm grows as n to the $exponents"
 
-# ---- figure ---------------------------------------------------------------------------------------
+# ---- figure --------------------------------------------------------------------------------------
 
 if command -v gnuplot >/dev/null && [ -z "${EMULATOR-}" ]; then
     # shellcheck disable=SC2086

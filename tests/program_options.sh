@@ -28,7 +28,7 @@ refuses_option compare --q q.npy
 refuses_option compare --q q2.npy --k q2.npy --v v2.npy --n 9
 refuses_option compare --heads 4 --kv-heads 3
 refuses_option sweep --methods exact,best
-for list in exact,best '' exact, ,hyper 'exact hyper'; do
+for list in exact,best '' 'exact,' ',hyper' 'exact hyper'; do
     refuses_option compare --methods "$list"
     says err '--methods'
 done
