@@ -92,6 +92,8 @@ int attn_run(void *attn_pointer, int call)
     hyperattn_status status =
         hyperattn_forward(a->plan, a->in->q.data, a->in->k.data, a->in->v.data, a->result.out,
                           a->result.lse, a->workspace);
+    if (a->profiles) /* backward's times are no part of it */
+        ha_plan_profile(a->plan, NULL);
     return status ? library_failed("attention", status) : STATUS_OK;
 }
 

@@ -1,59 +1,111 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hyperattn compare: exact attention against HyperAttention, time and error.
+ * hyperattn compare: methods beside exact attention, error and time.
  */
 #include <argp.h>
-#include <stdio.h>
 
 #include "baseline.h"
 #include "commands.h"
-#include "compare.h"
-#include "describe.h"
+#include "compare_all.h"
+#include "gnuplot.h"
 #include "message.h"
 #include "options.h"
+#include "outfile.h"
 #include "report.h"
+#include "timing.h"
 
 /* ---- options -------------------------------------------------------------------------------- */
 
-typedef struct compare_options {
-    measure_options measure;
-    int what; /* MEASURE_... */
-} compare_options;
-
-enum { KEY_BASELINE = OPTION_COMMAND };
+enum {
+    KEY_METHODS = OPTION_COMMAND,
+    KEY_BUDGETS,
+    KEY_HEADS_DIR,
+    KEY_PER_HEAD,
+    KEY_SPECTRAL,
+    KEY_HARDNESS,
+    KEY_PLOT
+};
 
 static const struct argp_option option_list[] = {
-    {"baseline", KEY_BASELINE, NULL, 0,
-     "Time the unfused way too, where its n^2 scores fit into half of the memory: OpenBLAS "
-     "product, softmax, OpenBLAS product, in f32", 5},
+    {"heads-dir", KEY_HEADS_DIR, "DIR", 0,
+     "Captured heads: q.npy, k.npy and v.npy in DIR or in each of its folders", 1},
+    {"methods", KEY_METHODS, "LIST", 0,
+     METHOD_NAMES " (unfused, OpenBLAS, f32), separated by commas; exact always is one of them "
+     "(exact,hyper)", 5},
+    {"budgets", KEY_BUDGETS, "LIST", 0,
+     "Whole numbers separated by commas: a method that takes a budget is run with each", 5},
+    {"per-head", KEY_PER_HEAD, NULL, 0, "With --heads-dir: a table of all heads too", 5},
+    {"spectral", KEY_SPECTRAL, NULL, 0,
+     "The operator norms of error, softmax and values, and the eps of the paper's equation 1", 5},
+    {"hardness", KEY_HARDNESS, NULL, 0,
+     "The paper's alpha and kappa at each length, and how they grow", 5},
+    {"plot", KEY_PLOT, "FILE", 0,
+     "Draw error over time as SVG, with gnuplot; -: to standard output, no table", 5},
     {0}};
 
-static void check_options(struct argp_state *state, const compare_options *o)
+static void check_input(struct argp_state *state, const compare_options *o)
 {
     const measure_options *m = &o->measure;
     const input_files *f = &m->files;
-    const output_option outputs[] = {{"--json", m->json}, {"--csv", m->csv}};
     int files = (f->q != NULL) + (f->k != NULL) + (f->v != NULL);
     if (files != 0 && files != 3)
         argp_error(state, "--q, --k and --v go together");
+    if (files && m->heads_dir)
+        argp_error(state, "--heads-dir does not go with --q, --k and --v");
     if (files && m->gen.given)
         argp_error(state, "options of generated input do not go with --q, --k and --v");
-    if ((o->what & MEASURE_BASELINE) && !baseline_built_in())
-        argp_error(state, "--baseline: built without OpenBLAS");
-    refuse_same_outputs(state, outputs, 2);
+    if (m->heads_dir && m->gen.given)
+        argp_error(state, "options of generated input do not go with --heads-dir");
+    if (m->heads_dir && (m->backward || o->spectral || o->hardness))
+        argp_error(state, "--backward, --spectral and --hardness do not go with --heads-dir");
+    if (o->per_head && !m->heads_dir)
+        argp_error(state, "--per-head needs --heads-dir");
+}
+
+static void check_options(struct argp_state *state, compare_options *o)
+{
+    const measure_options *m = &o->measure;
+    const output_option outputs[] = {{"--json", m->json}, {"--csv", m->csv}, {"--plot", o->plot}};
+    check_input(state, o);
+    parse_entries(state, o->methods, o->budgets, &o->entries);
+    unsigned are = entries_are(&o->entries);
+    if ((are & IS_BASELINE) && !baseline_built_in())
+        argp_error(state, "--methods: no baseline, built without OpenBLAS");
+    if ((are & IS_BASELINE) && m->heads_dir)
+        argp_error(state, "--methods: no baseline with --heads-dir");
+    if (m->params.given && !(are & TAKES_HYPER) && !o->hardness)
+        argp_error(state, "HyperAttention's options need hyper among the methods");
+    refuse_same_outputs(state, outputs, 3);
 }
 
 static error_t parse_compare(int key, char *text, struct argp_state *state)
 {
     compare_options *o = state->input;
-    (void)text;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->measure.files;
         state->child_inputs[1] = &o->measure;
         return 0;
-    case KEY_BASELINE:
-        o->what |= MEASURE_BASELINE;
+    case KEY_METHODS:
+        o->methods = text;
+        return 0;
+    case KEY_BUDGETS:
+        o->budgets = text;
+        return 0;
+    case KEY_HEADS_DIR:
+        o->measure.heads_dir = text;
+        return 0;
+    case KEY_PER_HEAD:
+        o->per_head = true;
+        return 0;
+    case KEY_SPECTRAL:
+        o->spectral = true;
+        return 0;
+    case KEY_HARDNESS:
+        o->hardness = true;
+        return 0;
+    case KEY_PLOT:
+        o->plot = text;
         return 0;
     case ARGP_KEY_END:
         check_options(state, o);
@@ -71,159 +123,47 @@ static const struct argp parser = {
     .parser = parse_compare,
     .children = children,
     .doc =
-        "Compare HyperAttention with exact attention at each length n: times, speed-up, relative "
-        "Frobenius error over all heads, largest relative error of a row, and the stages of "
-        "HyperAttention.\v"
+        "Set methods beside exact attention at each length n: times, speed-up, relative Frobenius "
+        "error over all heads, that of the worst head, largest relative error of a row, and the "
+        "stages of each method.\v"
         "Input is generated (--gen clustered, 4 heads, --n 4096:32768 by default) unless --q, --k "
         "and --v name .npy files; n is then a prefix of the rows, by default the powers of two "
         "from 1024 on and all rows. --dtype is the type to compute in: files of another type are "
         "converted, and uint16 files, which are taken to hold bf16, need it. Errors are those "
         "against exact attention in f32 of the same (rounded) input.\n"
         "\n"
+        "With --heads-dir the table has the median, 90 % and worst relative error over the heads "
+        "of all folders, and the sum of their times; n is all rows, or what --n says.\n"
+        "\n"
         TIMING_DOC " A stage's time is its thread-seconds divided by the threads; 'other' is the "
         "rest of the run, waiting threads included.\n"
         "\n"
-        "With --backward a third table has backward, for a random gradient of the output: times, "
+        "Beside the errors of all rows, another table has what hyperattn_measure(3) finds on 128 "
+        "rows of each head: the relative error with its 95 % interval, alpha and kappa.\n"
+        "\n"
+        "With --backward another table has backward, for a random gradient of the output: times, "
         "speed-up, that of forward and backward together, and the relative errors of dq, dk and "
-        "dv, against those of exact attention in f32."};
-
-/* ---- results -------------------------------------------------------------------------------- */
-
-enum { MAIN_TABLE, STAGE_TABLE, BACKWARD_TABLE };
-
-static const report_column columns[] = {
-    {"n", "n", REPORT_INT, REPORT_EVERY_TABLE, 0, NULL},
-    {"queries", "queries", REPORT_INT, MAIN_TABLE, 0, NULL},
-    {"exact_seconds", "exact s", REPORT_REAL, MAIN_TABLE, -4, NULL},
-    {"hyper_seconds", "hyper s", REPORT_REAL, MAIN_TABLE, -4, NULL},
-    {"speedup", "speed-up", REPORT_REAL, MAIN_TABLE, 2, NULL},
-    {"rel_error", "rel. error", REPORT_REAL, MAIN_TABLE, -3, NULL},
-    {"max_row_error", "worst row", REPORT_REAL, MAIN_TABLE, -3, NULL},
-    {"exact_rel_error", "exact's error", REPORT_REAL, MAIN_TABLE, -3, NULL},
-    {"baseline_seconds", "baseline s", REPORT_REAL, MAIN_TABLE, -4, NULL},
-    {"baseline_rel_error", NULL, REPORT_REAL, 0, 0, NULL},
-    {"hash_ms", "hash", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"sort_ms", "sort", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"gather_ms", "gather", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"block_ms", "block", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"sample_ms", "sample", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"leaf_ms", "leaf", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"state_ms", "state", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"other_ms", "other", REPORT_REAL, STAGE_TABLE, 2, NULL},
-    {"exact_backward_seconds", "exact s", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
-    {"hyper_backward_seconds", "hyper s", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
-    {"backward_speedup", "speed-up", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
-    {"both_speedup", "with forward", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
-    {"dq_rel_error", "dq error", REPORT_REAL, BACKWARD_TABLE, -3, NULL},
-    {"dk_rel_error", "dk error", REPORT_REAL, BACKWARD_TABLE, -3, NULL},
-    {"dv_rel_error", "dv error", REPORT_REAL, BACKWARD_TABLE, -3, NULL},
-    {"exact_dq_rel_error", "exact's dq", REPORT_REAL, BACKWARD_TABLE, -3, NULL},
-    {"exact_dk_rel_error", "exact's dk", REPORT_REAL, BACKWARD_TABLE, -3, NULL},
-    {"exact_dv_rel_error", "exact's dv", REPORT_REAL, BACKWARD_TABLE, -3, NULL},
-    {"hyper_workspace_bytes", NULL, REPORT_INT, 0, 0, NULL},
-    {"hyper_backward_workspace_bytes", NULL, REPORT_INT, 0, 0, NULL},
-    {"exact_runs", NULL, REPORT_INT, 0, 0, NULL},
-    {"hyper_runs", NULL, REPORT_INT, 0, 0, NULL},
-    {"exact_backward_runs", NULL, REPORT_INT, 0, 0, NULL},
-    {"hyper_backward_runs", NULL, REPORT_INT, 0, 0, NULL},
-};
-
-enum { COLUMNS = sizeof columns / sizeof columns[0] };
+        "dv, against those of exact attention in f32. --spectral and --hardness take O(n^2) time "
+        "for each head, that of tens of exact runs."};
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
-/* Lengths of file input: prefixes of the rows. */
-static int file_lengths(measure_options *o, const input *in)
+static int probe(const compare_options *o)
 {
-    length_list *list = &o->gen.lengths;
-    if (!in->same_rows) {
-        if (list->count)
-            return bad_input("--n: prefixes need as many queries as keys, and %s has other rows "
-                             "than %s", o->files.q, o->files.k);
-        list->n[list->count++] = 0; /* all rows */
-        return STATUS_OK;
-    }
-    if (list->count == 0) {
-        gen_default_lengths(&o->gen, 1024, in->q.rows);
-        if (list->count == 0 || longest(list) != in->q.rows)
-            list->n[list->count++] = in->q.rows;
-    }
-    if (longest(list) > in->q.rows)
-        return bad_input("--n: %lld exceeds the %lld rows of %s", (long long)longest(list),
-                         (long long)in->q.rows, o->files.q);
-    return STATUS_OK;
-}
-
-static int write_files(const comparison *c)
-{
-    json_t *head = describe_json(&c->m);
-    json_object_set_new(head, "causal", json_boolean(c->m.options->problem.causal));
-    json_object_set_new(head, "backward", json_boolean(c->m.options->backward));
-    return measurement_write(&c->m, head);
-}
-
-static void show_columns(const comparison *c)
-{
-    static const char *const other_type[] = {"exact_rel_error", "exact_dq_rel_error",
-                                             "exact_dk_rel_error", "exact_dv_rel_error", NULL};
-    report *r = c->m.results;
-    report_show(r, "queries", !c->m.in.same_rows);
-    report_show(r, "baseline_seconds", c->m.what & MEASURE_BASELINE);
-    for (const char *const *key = other_type; *key; key++)
-        report_show(r, *key, !measurement_is_f32(&c->m));
-}
-
-static void print_more_tables(const comparison *c)
-{
-    printf("\nStages of HyperAttention, ms:\n");
-    report_print_all(c->m.results, STAGE_TABLE, stdout);
-    if (!c->m.options->backward)
-        return;
-    printf("\nBackward:\n");
-    report_print_all(c->m.results, BACKWARD_TABLE, stdout);
-}
-
-static int compare_all(comparison *c)
-{
-    const measure_options *o = c->m.options;
-    bool table = c->m.prints;
-    char line[200];
-    describe_line(line, sizeof line, &c->m);
-    if (table)
-        printf("%s%s\n", line, o->problem.causal ? "; causal" : "");
-    show_columns(c);
-    int status = STATUS_OK;
-    for (int i = 0; i < o->gen.lengths.count && status == STATUS_OK; i++) {
-        status = compare_length(c, o->gen.lengths.n[i]);
-        if (status == STATUS_OK && table)
-            report_print_last(c->m.results, MAIN_TABLE, stdout);
-    }
-    if (table && report_rows(c->m.results) > 0)
-        print_more_tables(c);
-    /* what was measured before a failure is worth keeping */
-    int written = write_files(c);
-    return status ? status : written;
+    int status = report_probe(o->measure.json, o->measure.csv);
+    if (status == STATUS_OK)
+        status = outfile_probe(o->plot);
+    return status == STATUS_OK && o->plot ? gnuplot_probe() : status;
 }
 
 int cmd_compare(int argc, char **argv)
 {
-    compare_options o = {.what = MEASURE_EXACT | MEASURE_HYPER};
+    compare_options o = {.methods = "exact,hyper"};
     measure_options *m = &o.measure;
     gen_defaults(&m->gen, GEN_CLUSTERED, 4);
     parse_arguments(&parser, argc, argv, &o);
-    if (!m->files.q && m->gen.lengths.count == 0)
+    if (!m->files.q && !m->heads_dir && m->gen.lengths.count == 0)
         gen_default_lengths(&m->gen, 4096, 32768);
-    int status = report_probe(m->json, m->csv);
-    if (status)
-        return status;
-    comparison c = {.profiles = NULL};
-    status = measurement_open(&c.m, "compare", m, o.what, columns, COLUMNS);
-    if (status == STATUS_OK && m->files.q)
-        status = file_lengths(m, &c.m.in);
-    if (status == STATUS_OK)
-        status = compare_open(&c);
-    if (status == STATUS_OK)
-        status = compare_all(&c);
-    compare_close(&c);
-    return status;
+    int status = probe(&o);
+    return status ? status : compare_all(&o);
 }

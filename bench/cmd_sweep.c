@@ -9,6 +9,7 @@
 #include "baseline.h"
 #include "commands.h"
 #include "describe.h"
+#include "gnuplot.h"
 #include "message.h"
 #include "options.h"
 #include "outfile.h"
@@ -193,7 +194,7 @@ static int open_sweep(sweep *s, const sweep_options *o)
     int status = measurement_open(&s->m, "sweep", &o->measure, o->what, columns, COLUMNS);
     s->m.prints &= !outfile_is_dash(o->plot);
     if (status == STATUS_OK)
-        status = measurement_outcomes(&s->m, false);
+        status = measurement_outcomes(&s->m);
     if (status == STATUS_OK && (o->what & MEASURE_BASELINE))
         status = measurement_f32(&s->m);
     return status;
@@ -306,7 +307,7 @@ int cmd_sweep(int argc, char **argv)
     if (status == STATUS_OK)
         status = outfile_probe(o.plot);
     if (status == STATUS_OK && o.plot)
-        status = plot_probe();
+        status = gnuplot_probe();
     if (status)
         return status;
     sweep s = {.exact_max_n = o.exact_max_n, .exact_budget = o.exact_budget};

@@ -9,6 +9,7 @@
 int cmd_info(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
+int cmd_measure(int argc, char **argv);
 int cmd_sweep(int argc, char **argv);
 
 #endif

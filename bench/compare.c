@@ -1,59 +1,156 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compare.h"
 
-#include "error.h"
+#include <stdio.h>
+
 #include "internals.h"
 #include "memory.h"
 #include "message.h"
-#include "profile.h"
+
+static bool is_baseline(const contestant *one)
+{
+    return one->entry->method->is & IS_BASELINE;
+}
+
+int compare_check(const measurement *m, const entry_list *entries)
+{
+    int status = STATUS_OK;
+    for (int i = 0; i < entries->count && status == STATUS_OK; i++) {
+        hyperattn_params params;
+        entry_params(&params, &m->params, &entries->e[i]);
+        status = measurement_check(m, &params);
+    }
+    return status;
+}
 
 /* ---- buffers -------------------------------------------------------------------------------- */
 
-int compare_open(comparison *c)
+/* The problem of m's input, or of its f32 copy. */
+static void problem_of(const comparison *c, hyperattn_problem *p, const input *in, int64_t rows)
 {
-    measurement *m = &c->m;
-    const measure_options *o = m->options;
-    c->profiles = buffer_alloc(TIMING_MAX_CALLS * sizeof *c->profiles, "stage times");
-    int status = c->profiles ? measurement_outcomes(m, true) : STATUS_FAILED;
+    measurement_problem(p, c->m, in, c->m->options->problem.causal, rows, 0);
+}
+
+static int contestant_open(comparison *c, contestant *one, const entry *e, timed_job *jobs,
+                           int64_t rows)
+{
+    hyperattn_problem p;
+    *one = (contestant){.entry = e, .forward = &jobs[0], .backward = &jobs[1]};
+    snprintf(one->label, sizeof one->label, "%s", e->method->title);
+    if (e->budget)
+        snprintf(one->label, sizeof one->label, "%s, budget %d", e->method->title, e->budget);
+    problem_of(c, &p, &c->m->in, rows);
+    if (is_baseline(one))
+        p.dtype = HYPERATTN_F32;
+    one->dtype = p.dtype;
+    bool backward = c->m->options->backward && !is_baseline(one);
+    one->profiles = buffer_alloc(TIMING_MAX_CALLS * sizeof *one->profiles, "stage times");
+    return one->profiles ? outcome_open(&one->result, &p, backward, backward) : STATUS_FAILED;
+}
+
+int compare_open(comparison *c, measurement *m, const entry_list *entries)
+{
+    const length_list *lengths = &m->options->gen.lengths;
+    int64_t rows = lengths->count ? longest(lengths) : 0;
+    *c = (comparison){.m = m};
+    c->all = buffer_alloc((size_t)entries->count * sizeof *c->all, "methods");
+    c->jobs = buffer_alloc(2 * (size_t)entries->count * sizeof *c->jobs, "times");
+    int status = c->all && c->jobs ? STATUS_OK : STATUS_FAILED;
+    for (int i = 0; i < entries->count && status == STATUS_OK; i++) {
+        c->count = i + 1;
+        status = contestant_open(c, &c->all[i], &entries->e[i], &c->jobs[2 * i], rows);
+    }
     if (status == STATUS_OK)
         status = measurement_f32(m);
     if (status || measurement_is_f32(m))
         return status;
     hyperattn_problem p;
-    measurement_problem(&p, m, &m->in_f32, o->problem.causal, longest(&o->gen.lengths), 0);
-    return outcome_open(&c->reference, &p, o->backward, o->backward);
+    problem_of(c, &p, &m->in_f32, rows);
+    return outcome_open(&c->reference, &p, m->options->backward, m->options->backward);
+}
+
+void compare_done(comparison *c)
+{
+    for (int i = 0; i < c->count; i++) {
+        attn_close(&c->all[i].call);
+        baseline_close(&c->all[i].unfused);
+        *c->all[i].forward = *c->all[i].backward = (timed_job){.run = NULL};
+    }
 }
 
 void compare_close(comparison *c)
 {
+    for (int i = 0; i < c->count; i++) {
+        outcome_close(&c->all[i].result);
+        buffer_free(c->all[i].profiles);
+    }
     outcome_close(&c->reference);
-    buffer_free(c->profiles);
-    measurement_close(&c->m);
+    buffer_free(c->all);
+    buffer_free(c->jobs);
+    *c = (comparison){0};
 }
 
-/* What errors are measured against: exact attention in f32. */
-static const outcome *reference(const comparison *c)
+const outcome *compare_reference(const comparison *c)
 {
-    return measurement_is_f32(&c->m) ? &c->m.exact : &c->reference;
+    return measurement_is_f32(c->m) ? &c->all[0].result : &c->reference;
 }
 
-/* Computes it where no timed job did. */
+bool compare_has_error(const comparison *c, const contestant *one)
+{
+    return one->forward->run && (one != &c->all[0] || !measurement_is_f32(c->m));
+}
+
+error_shape compare_shape(const comparison *c)
+{
+    const hyperattn_problem *p = &c->problem;
+    return (error_shape){p->batch * p->nheads, p->seqlen_q, p->head_dim_v,
+                         p->seqlen_q * p->head_dim_v};
+}
+
+/* ---- one length ----------------------------------------------------------------------------- */
+
+static int plan_baseline(const comparison *c, contestant *one, int64_t rows)
+{
+    const measurement *m = c->m;
+    hyperattn_problem p;
+    problem_of(c, &p, &m->in_f32, rows);
+    if (baseline_bytes(&p) > memory_available() / 2) {
+        note("n = %lld: no baseline, its scores would fill more than half of the memory",
+             (long long)p.seqlen_k);
+        return STATUS_OK;
+    }
+    *one->forward = (timed_job){one->label, baseline_run, &one->unfused, .calls = 0};
+    return baseline_open(&one->unfused, &p, &m->in_f32, one->result.out, context_threads(m->ctx));
+}
+
+static int plan_method(const comparison *c, contestant *one)
+{
+    hyperattn_params params;
+    entry_params(&params, &c->m->params, one->entry);
+    *one->forward = (timed_job){one->label, attn_run, &one->call, .calls = 0};
+    if (c->m->options->backward)
+        *one->backward = (timed_job){one->label, attn_backward, &one->call, .calls = 0};
+    int status =
+        attn_open(&one->call, c->m->ctx, &c->problem, &params, &c->m->in, &one->result);
+    one->call.profiles = one->profiles;
+    return status;
+}
+
+/* The reference, where no timed job computed it. */
 static int compute_reference(comparison *c, int64_t rows)
 {
-    measurement *m = &c->m;
+    measurement *m = c->m;
     bool backward = m->options->backward;
-    int status = STATUS_OK;
     if (measurement_is_f32(m))
         return STATUS_OK;
-    if (backward)
-        status = input_copy_dout_f32(&m->in_f32, &m->in);
+    int status = backward ? input_copy_dout_f32(&m->in_f32, &m->in) : STATUS_OK;
     if (status)
         return status;
     hyperattn_problem p;
-    hyperattn_params params = m->params;
-    params.method = HYPERATTN_EXACT;
-    measurement_problem(&p, m, &m->in_f32, m->options->problem.causal, rows, 0);
+    hyperattn_params params;
     attn exact;
+    entry_params(&params, &m->params, c->all[0].entry);
+    problem_of(c, &p, &m->in_f32, rows);
     status = attn_open(&exact, m->ctx, &p, &params, &m->in_f32, &c->reference);
     if (status == STATUS_OK)
         status = attn_run(&exact, 0);
@@ -63,118 +160,21 @@ static int compute_reference(comparison *c, int64_t rows)
     return status;
 }
 
-/* ---- stages --------------------------------------------------------------------------------- */
-
-static const char *const stage_keys[HA_STAGES] = {
-    [HA_STAGE_HASH] = "hash_ms",     [HA_STAGE_SORT] = "sort_ms",
-    [HA_STAGE_GATHER] = "gather_ms", [HA_STAGE_BLOCK] = "block_ms",
-    [HA_STAGE_SAMPLE] = "sample_ms", [HA_STAGE_LEAF] = "leaf_ms",
-    [HA_STAGE_STATE] = "state_ms"};
-
-static void set_stages(const comparison *c, const timed_job *job)
+int compare_run(comparison *c, int64_t rows)
 {
-    const ha_profile *profile = &c->profiles[job->median_call];
-    double rest = 1e3 * job->median;
-    for (int s = 0; s < HA_STAGES; s++) {
-        double ms = 1e3 * profile->seconds[s] / context_threads(c->m.ctx);
-        report_real(c->m.results, stage_keys[s], ms);
-        rest -= ms;
+    measurement *m = c->m;
+    char label[48];
+    int status = STATUS_OK;
+    problem_of(c, &c->problem, &m->in, rows);
+    snprintf(label, sizeof label, "n = %lld%s", (long long)c->problem.seqlen_k,
+             c->problem.causal ? ", causal" : "");
+    if (m->options->backward)
+        status = input_generate_dout(&m->in, &m->options->gen.spec, c->problem.seqlen_q);
+    for (int i = 0; i < c->count && status == STATUS_OK; i++) {
+        contestant *one = &c->all[i];
+        status = is_baseline(one) ? plan_baseline(c, one, rows) : plan_method(c, one);
     }
-    report_real(c->m.results, "other_ms", rest);
-}
-
-/* ---- errors --------------------------------------------------------------------------------- */
-
-static void set_error(const comparison *c, const char *key, const void *approx,
-                      hyperattn_dtype dtype, const void *exact, const error_shape *shape)
-{
-    error_stats e;
-    error_measure(&e, approx, dtype, exact, shape, NULL);
-    report_real(c->m.results, key, e.rel_error);
-}
-
-static json_t *head_errors(const double *rel, int64_t heads)
-{
-    json_t *list = json_array();
-    for (int64_t h = 0; h < heads; h++) {
-        json_t *value = json_real(rel[h]);
-        json_array_append_new(list, value ? value : json_null());
-    }
-    return list;
-}
-
-/* Errors of the output. */
-static int set_errors(const comparison *c, const measured_row *row)
-{
-    const measurement *m = &c->m;
-    const hyperattn_problem *p = &row->problem;
-    const error_shape shape = {p->batch * p->nheads, p->seqlen_q, p->head_dim_v,
-                               p->seqlen_q * p->head_dim_v};
-    const void *exact = reference(c)->out;
-    double *rel = buffer_alloc((size_t)shape.heads * sizeof *rel, "errors of the heads");
-    if (!rel)
-        return STATUS_FAILED;
-    error_stats e;
-    error_measure(&e, m->hyper.out, p->dtype, exact, &shape, rel);
-    report_real(m->results, "rel_error", e.rel_error);
-    report_real(m->results, "max_row_error", e.max_row_error);
-    report_json(m->results, "worst_row", json_pack("{sIsI}", "head", (json_int_t)e.worst_head,
-                                                   "row", (json_int_t)e.worst_row));
-    report_json(m->results, "head_rel_errors", head_errors(rel, shape.heads));
-    buffer_free(rel);
-    if (!measurement_is_f32(m))
-        set_error(c, "exact_rel_error", m->exact.out, p->dtype, exact, &shape);
-    if (row_has(row, JOB_BASELINE))
-        set_error(c, "baseline_rel_error", m->baseline.out, HYPERATTN_F32, exact, &shape);
-    return STATUS_OK;
-}
-
-static void set_gradient_errors(const comparison *c, const hyperattn_problem *p)
-{
-    const error_shape q = {p->batch * p->nheads, p->seqlen_q, p->head_dim, p->q_stride[1]};
-    const error_shape k = {p->batch * p->nheads_kv, p->seqlen_k, p->head_dim, p->k_stride[1]};
-    const error_shape v = {k.heads, k.rows, p->head_dim_v, p->v_stride[1]};
-    const gradients *hyper = &c->m.hyper.grads, *exact = &c->m.exact.grads;
-    const gradients *r = &reference(c)->grads;
-    set_error(c, "dq_rel_error", hyper->dq, p->dtype, r->dq, &q);
-    set_error(c, "dk_rel_error", hyper->dk, p->dtype, r->dk, &k);
-    set_error(c, "dv_rel_error", hyper->dv, p->dtype, r->dv, &v);
-    if (measurement_is_f32(&c->m))
-        return;
-    set_error(c, "exact_dq_rel_error", exact->dq, p->dtype, r->dq, &q);
-    set_error(c, "exact_dk_rel_error", exact->dk, p->dtype, r->dk, &k);
-    set_error(c, "exact_dv_rel_error", exact->dv, p->dtype, r->dv, &v);
-}
-
-/* ---- one length ----------------------------------------------------------------------------- */
-
-static int fill_row(const comparison *c, const measured_row *row)
-{
-    report *r = c->m.results;
-    int status = row_report(row, r);
-    if (status)
-        return status;
-    report_int(r, "queries", row->problem.seqlen_q);
-    report_int(r, "hyper_workspace_bytes", (int64_t)row->hyper.workspace_bytes);
-    set_stages(c, &row->jobs[JOB_HYPER]);
-    if (c->m.options->backward) {
-        report_int(r, "hyper_backward_workspace_bytes", (int64_t)row->hyper.backward_bytes);
-        set_gradient_errors(c, &row->problem);
-    }
-    return set_errors(c, row);
-}
-
-int compare_length(comparison *c, int64_t rows)
-{
-    measured_row row;
-    int status = row_open(&row, &c->m, c->m.what, c->m.options->problem.causal, rows, 0);
-    row.hyper.profiles = c->profiles;
     if (status == STATUS_OK)
-        status = row_run(&row, &c->m);
-    if (status == STATUS_OK)
-        status = compute_reference(c, rows);
-    if (status == STATUS_OK)
-        status = fill_row(c, &row);
-    row_close(&row);
-    return status;
+        status = timing_run(c->jobs, 2 * c->count, m->options->repeat, label);
+    return status ? status : compute_reference(c, rows);
 }

@@ -24,11 +24,23 @@ void describe_line(char *text, size_t size, const measurement *m)
              hyperattn_ctx_isa(m->ctx), threads, threads == 1 ? "" : "s");
 }
 
+void describe_heads(char *text, size_t size, const measurement *m, int folders, int64_t heads)
+{
+    int threads = context_threads(m->ctx);
+    snprintf(text, size, "%d folder%s of .npy input, %" PRId64 " heads, %s; %s, %d thread%s",
+             folders, folders == 1 ? "" : "s", heads, dtype_name(m->in.q.dtype),
+             hyperattn_ctx_isa(m->ctx), threads, threads == 1 ? "" : "s");
+}
+
 static json_t *input_json(const measurement *m)
 {
     const input_files *files = &m->options->files;
     const gen_spec *spec = &m->options->gen.spec;
     json_t *object = json_object();
+    if (m->options->heads_dir) {
+        json_object_set_new(object, "heads_dir", json_string(m->options->heads_dir));
+        return object;
+    }
     if (files->q) {
         json_object_set_new(object, "q", json_string(files->q));
         json_object_set_new(object, "k", json_string(files->k));
@@ -43,6 +55,15 @@ static json_t *input_json(const measurement *m)
     return object;
 }
 
+static void add_shape(json_t *root, const measurement *m)
+{
+    json_object_set_new(root, "batch", json_integer(m->in.q.batch));
+    json_object_set_new(root, "heads", json_integer(m->in.q.heads));
+    json_object_set_new(root, "kv_heads", json_integer(m->in.k.heads));
+    json_object_set_new(root, "dim", json_integer(m->in.q.dim));
+    json_object_set_new(root, "dim_v", json_integer(m->in.v.dim));
+}
+
 json_t *describe_json(const measurement *m)
 {
     json_t *root = json_object();
@@ -52,11 +73,8 @@ json_t *describe_json(const measurement *m)
     json_object_set_new(root, "level", json_string(hyperattn_ctx_isa(m->ctx)));
     json_object_set_new(root, "threads", json_integer(context_threads(m->ctx)));
     json_object_set_new(root, "input", input_json(m));
-    json_object_set_new(root, "batch", json_integer(m->in.q.batch));
-    json_object_set_new(root, "heads", json_integer(m->in.q.heads));
-    json_object_set_new(root, "kv_heads", json_integer(m->in.k.heads));
-    json_object_set_new(root, "dim", json_integer(m->in.q.dim));
-    json_object_set_new(root, "dim_v", json_integer(m->in.v.dim));
+    if (!m->options->heads_dir)
+        add_shape(root, m);
     json_object_set_new(root, "dtype", json_string(dtype_name(m->in.q.dtype)));
     json_object_set_new(root, "softmax_scale", json_real(m->options->problem.scale));
     json_object_set_new(root, "params", params_json(&m->params));

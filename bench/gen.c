@@ -11,7 +11,9 @@
 
 enum {
     CLUSTERS = 64,
-    KNOT_ROWS = 64 /* rows between two independent values of the slow content */
+    KNOT_ROWS = 64, /* rows between two independent values of the slow content */
+    NEEDLES = 64,
+    NEEDLE_ROWS = 128 /* rows among which each needle is placed */
 };
 
 static const double rope_base = 500000.0;
@@ -24,7 +26,9 @@ typedef enum purpose {
     CLUSTER,
     OFFSET,
     SLOW,
-    VALUE_SLOW
+    VALUE_SLOW,
+    WANTED,
+    NEEDLE_PLACE
 } purpose;
 
 /* One thread's memory: rows of dim floats. */
@@ -139,6 +143,77 @@ static void rotate(float *x, int64_t dim, const float *cosine, const float *sine
     }
 }
 
+/* ---- queries that want single keys ----------------------------------------------------------- */
+
+static ha_words draw(const gen_spec *spec, purpose use, int64_t head, uint32_t a, uint32_t b)
+{
+    return ha_philox(spec->seed, a, b, (uint32_t)head, (uint32_t)use << 8 | (uint32_t)GEN_Q);
+}
+
+/* The row's place in a random permutation of each range from 2^e to 2^(e+1) - 1. Each round is one:
+ * a multiplication by an odd number and an addition modulo 2^e, then an exclusive or with its own
+ * upper half. */
+static int64_t permuted(const gen_spec *spec, int64_t head, int64_t row)
+{
+    enum { ROUNDS = 4 };
+    uint32_t e = 0;
+    while (row >> (e + 1))
+        e++;
+    if (e == 0)
+        return row;
+    uint64_t first = (uint64_t)1 << e, mask = first - 1, x = (uint64_t)row - first;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        ha_words words = draw(spec, WANTED, head, e, round);
+        x = (x * (words.w[0] | 1) + words.w[1]) & mask;
+        x ^= x >> (e + 1) / 2;
+    }
+    return (int64_t)(first + x);
+}
+
+/* The row of a needle of a key head. */
+static int64_t needle_row(const gen_spec *spec, int64_t head_kv, uint32_t needle)
+{
+    ha_words words = draw(spec, NEEDLE_PLACE, head_kv, needle, 0);
+    return (int64_t)needle * NEEDLE_ROWS + ha_below(words.w[0], NEEDLE_ROWS);
+}
+
+static bool is_needle(const gen_spec *spec, int64_t head_kv, int64_t row)
+{
+    int64_t needle = row / NEEDLE_ROWS;
+    return needle < NEEDLES && row == needle_row(spec, head_kv, (uint32_t)needle);
+}
+
+/* The key that a query wants. */
+static int64_t wanted_row(const gen_spec *spec, int64_t head, int64_t head_kv, int64_t row)
+{
+    if (spec->kind == GEN_PERM)
+        return permuted(spec, head, row);
+    ha_words words = draw(spec, WANTED, head, 0, (uint32_t)row);
+    if (spec->kind == GEN_NEEDLE)
+        return ha_below(words.w[0], (uint32_t)row + 1);
+    int64_t before = row / NEEDLE_ROWS;
+    uint32_t count = (uint32_t)(before < 1 ? 1 : before < NEEDLES ? before : NEEDLES);
+    return needle_row(spec, head_kv, ha_below(words.w[0], count));
+}
+
+static void wanting_row(const gen_spec *spec, gen_tensor tensor, int64_t head, int64_t head_kv,
+                        int64_t row, float *x)
+{
+    bool needles = spec->kind == GEN_NEEDLE64;
+    float noise = spec->kind == GEN_NEEDLE ? 0.3f : spec->kind == GEN_PERM ? 0.0f : 1.0f;
+    float weight = spec->kind == GEN_NEEDLE ? 1.6f : spec->kind == GEN_PERM ? 1.7f : 2 * 1.2f;
+    if (tensor == GEN_Q) {
+        add_normals(spec, x, noise, NOISE, tensor, head, row);
+        add_normals(spec, x, weight, NOISE, GEN_K, head_kv,
+                    wanted_row(spec, head, head_kv, row));
+        return;
+    }
+    bool longer = needles && tensor == GEN_K && is_needle(spec, head_kv, row);
+    add_normals(spec, x, longer ? 2.0f : 1.0f, NOISE, tensor, head, row);
+}
+
+/* ---- rows ----------------------------------------------------------------------------------- */
+
 static bool of_queries(gen_tensor tensor)
 {
     return tensor == GEN_Q || tensor == GEN_DOUT;
@@ -156,6 +231,8 @@ static void make_row(const gen_spec *spec, gen_tensor tensor, int64_t head, int6
         add_normals(spec, s->row, 1, NOISE, tensor, head, row);
     else if (spec->kind == GEN_CLUSTERED)
         clustered_row(spec, tensor, head, head_kv, row, s->row);
+    else if (spec->kind != GEN_LLM)
+        wanting_row(spec, tensor, head, head_kv, row, s->row);
     else if (tensor == GEN_V)
         llm_value(spec, head, row, s->row, s->extra);
     else {

@@ -25,6 +25,21 @@
  *            rotary embedding with halves paired and base 500000; the extra channels lie at its
  *            lowest frequencies, so that they reach far.
  *
+ * needle     Every query wants one key before it: the softmax is all but a choice of one. P(i) is
+ *            one of the rows 0 to i, all equally likely.
+ *                q_i = 0.3 N_i + 1.6 k_P(i)      k_j = N_j      v_j = N_j
+ *            The wanted key scores about 1.6 sqrt(d), any other about 0 +- 1.6.
+ *
+ * perm       Every key is wanted by one query: P permutes each range of rows from 2^e to
+ *            2^(e+1) - 1, so that at a power of two it permutes all rows. With a causal mask a
+ *            query whose key comes later does not see it.
+ *                q_i = 1.7 k_P(i)                k_j = N_j      v_j = N_j
+ *
+ * needle64   64 keys are twice as long as others, and each query leans on one of them: needle c is
+ *            a random row of the 128 from 128 c on, and a query's is one of those whose 128 rows
+ *            lie before it, or needle 0.
+ *                q_i = N_i + 1.2 k_needle        k_j = N_j, twice that for a needle     v_j = N_j
+ *
  * In each kind the gradient of the output, for backward, is dout_i = N_i.
  */
 #ifndef BENCH_GEN_H
@@ -37,7 +52,11 @@
 typedef enum gen_kind {
     GEN_GAUSS,
     GEN_CLUSTERED,
-    GEN_LLM
+    GEN_LLM,
+    GEN_NEEDLE,
+    GEN_PERM,
+    GEN_NEEDLE64,
+    GEN_KINDS
 } gen_kind;
 
 typedef enum gen_tensor {

@@ -21,6 +21,7 @@ static const struct {
     {"info", "hyperattn info", cmd_info},
     {"run", "hyperattn run", cmd_run},
     {"compare", "hyperattn compare", cmd_compare},
+    {"measure", "hyperattn measure", cmd_measure},
     {"sweep", "hyperattn sweep", cmd_sweep},
 };
 
@@ -32,6 +33,7 @@ static const char doc[] =
     "  info      version, instruction-set levels, threads, OpenBLAS\n"
     "  run       attention of q, k and v from .npy files, and its gradients\n"
     "  compare   exact attention against HyperAttention: times, errors, stages\n"
+    "  measure   error of an output, from some rows of each head\n"
     "  sweep     times over the sequence length: table, CSV, JSON, SVG\n"
     "\n"
     "'hyperattn COMMAND --help' lists a command's options.\n"

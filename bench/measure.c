@@ -7,14 +7,22 @@
 
 /* ---- input ---------------------------------------------------------------------------------- */
 
-static int open_input(measurement *m)
+static int open_input(measurement *m, const input_files *files)
 {
     const measure_options *o = m->options;
     const input_dtype type = {
         .given = o->problem.dtype_given, .dtype = o->problem.dtype, .convert = true};
-    if (o->files.q)
-        return input_load(&m->in, &o->files, &type);
+    if (files->q)
+        return input_load(&m->in, files, &type);
     return input_generate(&m->in, &o->gen.spec, longest(&o->gen.lengths), o->problem.dtype);
+}
+
+static void free_input(measurement *m)
+{
+    if (!measurement_is_f32(m))
+        input_free(&m->in_f32);
+    input_free(&m->in);
+    m->in_f32 = m->in;
 }
 
 int measurement_f32(measurement *m)
@@ -38,54 +46,63 @@ void measurement_problem(hyperattn_problem *p, const measurement *m, const input
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
-/* Params that no problem fits are refused before the input is made, which can take long. */
-static int check_params(const measurement *m)
+int measurement_check(const measurement *m, const hyperattn_params *params)
 {
     hyperattn_problem p;
     hyperattn_plan *plan;
-    hyperattn_params params = m->params;
     hyperattn_problem_init(&p);
     p.seqlen_q = p.head_dim = 1;
     p.causal = m->options->problem.causal;
-    params.method = HYPERATTN_HYPER;
-    hyperattn_status status = hyperattn_plan_create(&plan, m->ctx, &p, &params);
+    hyperattn_status status = hyperattn_plan_create(&plan, m->ctx, &p, params);
     hyperattn_plan_destroy(plan);
     return status ? library_failed("planning", status) : STATUS_OK;
 }
 
-int measurement_open(measurement *m, const char *command, const measure_options *options, int what,
-                     const report_column *columns, int count)
+int measurement_start(measurement *m, const char *command, const measure_options *options,
+                      int what, const report_column *columns, int count)
 {
     *m = (measurement){.command = command, .options = options, .what = what};
     m->prints = !outfile_is_dash(options->json) && !outfile_is_dash(options->csv);
     params_resolve(&m->params, &options->params);
     m->results = report_create(columns, count);
-    int status = m->results ? attn_context(&m->ctx, options->problem.threads) : STATUS_FAILED;
-    if (status == STATUS_OK)
-        status = check_params(m);
-    if (status == STATUS_OK)
-        status = open_input(m);
+    return m->results ? attn_context(&m->ctx, options->problem.threads) : STATUS_FAILED;
+}
+
+int measurement_load(measurement *m, const input_files *files)
+{
+    free_input(m);
+    int status = open_input(m, files);
     /* Without --peak too: all threads start, and the processor wakes up, before the first call that
      * is timed. */
     if (status == STATUS_OK)
         peak_open(&m->peak, m->in.q.dtype, context_threads(m->ctx),
-                  what & MEASURE_PEAK ? 0.1 : 0.02);
+                  m->what & MEASURE_PEAK ? 0.1 : 0.02);
     return status;
 }
 
-int measurement_outcomes(measurement *m, bool apart)
+int measurement_open(measurement *m, const char *command, const measure_options *options, int what,
+                     const report_column *columns, int count)
+{
+    int status = measurement_start(m, command, options, what, columns, count);
+    hyperattn_params params = m->params;
+    params.method = HYPERATTN_HYPER;
+    if (status == STATUS_OK)
+        status = measurement_check(m, &params);
+    return status ? status : measurement_load(m, &options->files);
+}
+
+int measurement_outcomes(measurement *m)
 {
     hyperattn_problem p;
     bool backward = m->options->backward;
     const length_list *lengths = &m->options->gen.lengths;
     measurement_problem(&p, m, &m->in, false, lengths->count ? longest(lengths) : 0, 0);
     int status = outcome_open(&m->exact, &p, backward, backward);
-    if (status == STATUS_OK && (apart || backward))
-        status = outcome_open(&m->hyper, &p, backward, backward && apart);
+    if (status == STATUS_OK && backward)
+        status = outcome_open(&m->hyper, &p, true, false);
     if (!m->hyper.out)
         m->hyper.out = m->exact.out;
-    if (!m->hyper.grads.dq)
-        m->hyper.grads = m->exact.grads;
+    m->hyper.grads = m->exact.grads;
     if (status || !(m->what & MEASURE_BASELINE))
         return status;
     p.dtype = HYPERATTN_F32;
@@ -94,13 +111,10 @@ int measurement_outcomes(measurement *m, bool apart)
 
 void measurement_close(measurement *m)
 {
-    if (!measurement_is_f32(m))
-        input_free(&m->in_f32);
-    input_free(&m->in);
+    free_input(m);
     if (m->hyper.out == m->exact.out)
         m->hyper.out = NULL;
-    if (m->hyper.grads.dq == m->exact.grads.dq)
-        m->hyper.grads = (gradients){0};
+    m->hyper.grads = (gradients){0};
     outcome_close(&m->exact);
     outcome_close(&m->hyper);
     outcome_close(&m->baseline);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What hyperattn compare and sweep have in common: the input and the buffers that live through all
- * lengths, and the timing of one row of results, which is exact attention, HyperAttention and the
- * unfused baseline at one length.
+ * What hyperattn compare and sweep have in common: the input and the context that live through all
+ * lengths; and sweep's timing of one row of results, which is exact attention, HyperAttention and
+ * the unfused baseline at one length.
  */
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
@@ -43,15 +43,24 @@ typedef struct measurement {
     bool prints; /* tables: standard output is free for them */
 } measurement;
 
-/* Context, threads that have started, input, and an empty report. Returns an exit status;
- * measurement_close is needed after failures too. */
+/* A context and an empty report; then an input, in place of what was there, and threads that have
+ * started; files->q NULL: generated. Each returns an exit status; measurement_close is needed after
+ * failures too. */
+int measurement_start(measurement *m, const char *command, const measure_options *options,
+                      int what, const report_column *columns, int count);
+int measurement_load(measurement *m, const input_files *files);
+
+/* Params that no problem fits are refused before the input is made, which can take long. */
+int measurement_check(const measurement *m, const hyperattn_params *params);
+
+/* All of them: the input that the options name, and the params of HyperAttention. */
 int measurement_open(measurement *m, const char *command, const measure_options *options, int what,
                      const report_column *columns, int count);
 void measurement_close(measurement *m);
 
-/* Room for what is computed at the longest length. HyperAttention's outcome takes the place of
- * exact attention's, as far as backward does not need both, unless they are to be kept apart. */
-int measurement_outcomes(measurement *m, bool apart);
+/* Room for what row_open computes at the longest length. HyperAttention's outcome takes the place
+ * of exact attention's, as far as backward does not need both. */
+int measurement_outcomes(measurement *m);
 
 /* in_f32, where it is not in itself already. */
 int measurement_f32(measurement *m);
@@ -98,7 +107,7 @@ int row_run(measured_row *row, const measurement *m);
 
 bool row_has(const measured_row *row, int job);
 
-/* Starts a row of the report and sets the columns that both commands have. */
+/* Starts a row of the report and sets the columns of what the jobs measured. */
 int row_report(const measured_row *row, report *results);
 
 #endif

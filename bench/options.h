@@ -5,6 +5,7 @@
  *
  *   run        files_argp, problem_argp, params_argp
  *   compare    files_argp, measure_argp
+ *   measure    files_argp, problem_argp, params_argp
  *   sweep      measure_argp
  */
 #ifndef BENCH_OPTIONS_H
@@ -108,7 +109,8 @@ const char *gen_name(gen_kind kind);
 /* ---- measuring ------------------------------------------------------------------------------ */
 
 typedef struct measure_options {
-    input_files files; /* q NULL: generated input */
+    input_files files; /* q NULL: generated input, or that of heads_dir */
+    const char *heads_dir; /* compare: a directory of captured heads; NULL: none */
     gen_options gen;
     problem_options problem;
     params_options params;

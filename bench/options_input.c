@@ -49,7 +49,8 @@ enum {
     KEY_DIM
 };
 
-static const char *const gen_names[] = {"gauss", "clustered", "llm"};
+static const char *const gen_names[GEN_KINDS] = {"gauss",  "clustered", "llm",
+                                                 "needle", "perm",      "needle64"};
 
 const char *gen_name(gen_kind kind)
 {
@@ -60,7 +61,9 @@ static const struct argp_option gen_option_list[] = {
     {NULL, 0, NULL, 0, "Generated input:", 2},
     {"gen", KEY_GEN, "KIND", 0,
      "gauss: independent normals; clustered: 64 centres shared by queries and keys; llm: offsets, "
-     "outlier channels, a sink and rotary locality (compare: clustered; sweep: gauss)", 2},
+     "outlier channels, a sink and rotary locality; needle: each query wants one earlier key; "
+     "perm: each key is wanted by one query; needle64: queries lean on 64 longer keys (compare: "
+     "clustered; sweep: gauss)", 2},
     {"heads", KEY_HEADS, "N", 0, "Query heads (compare: 4; sweep: 12)", 2},
     {"kv-heads", KEY_KV_HEADS, "N", 0, "Key and value heads, a divisor of --heads (all)", 2},
     {"dim", KEY_DIM, "N", 0, "Head dimension (64)", 2},
@@ -127,7 +130,7 @@ static error_t parse_gen(int key, char *text, struct argp_state *state)
     o->given |= key >= KEY_GEN && key <= KEY_DIM && key != KEY_N;
     switch (key) {
     case KEY_GEN:
-        spec->kind = (gen_kind)parse_choice(state, "--gen", text, 3, gen_names);
+        spec->kind = (gen_kind)parse_choice(state, "--gen", text, GEN_KINDS, gen_names);
         return 0;
     case KEY_GEN_SEED:
         spec->seed = parse_whole(state, "--gen-seed", text, 0, UINT64_MAX);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The figure of a sweep, drawn by gnuplot as a child process.
+ * The figures of a sweep and of a comparison.
  */
 #ifndef BENCH_PLOT_H
 #define BENCH_PLOT_H
@@ -9,12 +9,20 @@
 
 #include "report.h"
 
-/* Exit status after a message if there is no gnuplot to run. */
-int plot_probe(void);
-
 /* Writes path as SVG: time against n, and speed-up against n, from the columns n, causal, scaled,
  * exact_seconds, hyper_seconds and speedup, or with backward exact_both_seconds,
  * hyper_both_seconds and both_speedup. Returns an exit status. */
 int plot_sweep(const report *r, bool backward, const char *title, const char *path);
+
+/* The columns of errors that a figure of a comparison draws, and what its title says of them. */
+typedef struct error_keys {
+    const char *dot, *bar, *circle; /* keys; bar may be NULL */
+    const char *legend;
+} error_keys;
+
+/* Writes path as SVG: a panel for each n with error over time, a line for each method through its
+ * budgets, from the columns n, method, budget, seconds and those of keys. Errors below 1e-5, those
+ * of rounding, are left out. Returns an exit status. */
+int plot_errors(const report *r, const error_keys *keys, const char *title, const char *path);
 
 #endif

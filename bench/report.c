@@ -15,7 +15,7 @@ typedef struct cell {
     bool set;
     int64_t integer; /* REPORT_INT, REPORT_BOOL */
     double real;
-    char text[32];
+    char text[64];
 } cell;
 
 struct report {
@@ -120,6 +120,11 @@ void report_json(report *r, const char *key, json_t *value)
     json_object_set_new(r->extra[r->nrows - 1], key, value);
 }
 
+json_t *report_json_real(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 void report_show(report *r, const char *key, bool shown)
 {
     r->hidden[find(r, key)] = !shown;
@@ -137,6 +142,11 @@ double report_value(const report *r, int row, const char *key)
     if (!x->set)
         return NAN;
     return r->columns[column].kind == REPORT_REAL ? x->real : (double)x->integer;
+}
+
+const char *report_text_value(const report *r, int row, const char *key)
+{
+    return cell_at(r, row, find(r, key))->text;
 }
 
 /* ---- tables --------------------------------------------------------------------------------- */
@@ -180,7 +190,7 @@ static void print_row(const report *r, int row, int table, FILE *file)
     for (int c = 0; c < r->ncolumns; c++) {
         if (!in_table(r, c, table))
             continue;
-        char text[64];
+        char text[80];
         format_cell(r, row, c, text, sizeof text);
         fprintf(file, "%*s", width_of(&r->columns[c]), text);
     }
@@ -195,21 +205,24 @@ static void print_head(const report *r, int table, FILE *file)
     fputc('\n', file);
 }
 
-void report_print_last(const report *r, int table, FILE *file)
+void report_print_from(const report *r, int row, int table, FILE *file)
 {
     progress_clear();
-    if (r->nrows == 1)
+    if (row == 0 && r->nrows > 0)
         print_head(r, table, file);
-    print_row(r, r->nrows - 1, table, file);
+    for (; row < r->nrows; row++)
+        print_row(r, row, table, file);
     fflush(file);
+}
+
+void report_print_last(const report *r, int table, FILE *file)
+{
+    report_print_from(r, r->nrows - 1, table, file);
 }
 
 void report_print_all(const report *r, int table, FILE *file)
 {
-    print_head(r, table, file);
-    for (int row = 0; row < r->nrows; row++)
-        print_row(r, row, table, file);
-    fflush(file);
+    report_print_from(r, 0, table, file);
 }
 
 /* ---- files ---------------------------------------------------------------------------------- */
@@ -264,7 +277,7 @@ static json_t *json_cell(const report *r, int row, int column)
         value = json_integer(x->integer);
         break;
     case REPORT_REAL:
-        value = json_real(x->real); /* NULL for Inf and NaN, which JSON lacks */
+        value = report_json_real(x->real);
         break;
     case REPORT_BOOL:
         value = json_boolean(x->integer);
@@ -279,7 +292,7 @@ static json_t *json_cell(const report *r, int row, int column)
     return json_null();
 }
 
-static json_t *json_rows(const report *r)
+json_t *report_json_rows(const report *r)
 {
     json_t *rows = json_array();
     for (int row = 0; row < r->nrows; row++) {
@@ -298,7 +311,7 @@ int report_write_json(const report *r, const char *path, json_t *head)
         json_decref(head);
         return STATUS_OK;
     }
-    json_object_set_new(head, "results", json_rows(r));
+    json_object_set_new(head, "results", report_json_rows(r));
     outfile out;
     int status = outfile_open(&out, path);
     if (status == STATUS_OK) {

@@ -45,11 +45,16 @@ void report_text(report *r, const char *key, const char *value);
 /* Anything more for the row's JSON object; takes the reference. */
 void report_json(report *r, const char *key, json_t *value);
 
+/* A number for JSON; null for NaN and Inf, which JSON lacks. */
+json_t *report_json_real(double value);
+
 /* Whether a column is printed in tables (default: yes). */
 void report_show(report *r, const char *key, bool shown);
 
-/* Prints the last row of a table, after its head where it is the first; or all rows. */
+/* Prints the last row of a table, or those from one on, after its head where that is the first; or
+ * all rows. */
 void report_print_last(const report *r, int table, FILE *file);
+void report_print_from(const report *r, int row, int table, FILE *file);
 void report_print_all(const report *r, int table, FILE *file);
 
 /* Finds out early whether both can be written (each a path, "-" or NULL); an exit status. */
@@ -60,8 +65,12 @@ int report_probe(const char *json, const char *csv);
 int report_write_csv(const report *r, const char *path);
 int report_write_json(const report *r, const char *path, json_t *head);
 
+/* The rows as a JSON array of objects; a new reference. */
+json_t *report_json_rows(const report *r);
+
 /* Values of the rows, for a plot: NaN where missing. */
 int report_rows(const report *r);
 double report_value(const report *r, int row, const char *key);
+const char *report_text_value(const report *r, int row, const char *key); /* "" where missing */
 
 #endif

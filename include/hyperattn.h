@@ -168,10 +168,10 @@ typedef struct hyperattn_block_mask {
 
 HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 
-/* How it is computed. EXACT reads only method; AUTO checks the other fields as HYPER does. HYPER
- * ignores what is below MULTIPOLE's comment. MULTIPOLE reads that, num_sinks and window, and ignores
- * the hash, blocks, samples, min_seq_len and seed; strict_causal, kappa_cap and block_mask it does
- * not have: HYPERATTN_ENOTSUP. */
+/* How it is computed. EXACT reads only method, and seed for hyperattn_measure; AUTO checks the
+ * other fields as HYPER does. HYPER ignores what is below MULTIPOLE's comment. MULTIPOLE reads that,
+ * num_sinks and window, and ignores the hash, blocks, samples and min_seq_len; strict_causal,
+ * kappa_cap and block_mask it does not have: HYPERATTN_ENOTSUP. */
 typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */
@@ -252,6 +252,35 @@ HYPERATTN_API hyperattn_status hyperattn_backward(const hyperattn_plan *plan, co
  * lse, as if the keys of both had been attended at once. */
 HYPERATTN_API hyperattn_status hyperattn_merge(const hyperattn_plan *plan, void *out, float *lse,
                                                const void *out2, const float *lse2);
+
+/* ---- measure ------------------------------------------------------------------------------- */
+
+/* How good an output is. A version that knows more fields than the caller's struct_size says writes
+ * only those that it holds. */
+typedef struct hyperattn_report {
+    size_t struct_size;
+    double rel_error;      /* |out - exact| / |exact|, Frobenius norms over all rows, estimated */
+    double rel_error_low;  /* its 95 % interval: that of the rows at hand, where they are all */
+    double rel_error_high; /* infinity: no limit can be given */
+    double max_row_error;  /* largest |out_i - exact_i| of a checked row, divided by the root mean
+                            * square of |exact_i| over the checked rows of its head */
+    double alpha;          /* seqlen_k times the largest squared column norm of the softmax */
+    double kappa;          /* largest over smallest row sum without the large entries, at least 1 */
+    int64_t rows_checked;
+} hyperattn_report;
+
+HYPERATTN_API void hyperattn_report_init(hyperattn_report *report);
+
+/* Computes `rows` (at least 1; all, if there are no more) random query rows of every head exactly,
+ * in f32, and compares them with out, which has the plan's shape and strides and may be any
+ * method's. total is over all heads: errors over the rows of all, the largest max_row_error, alpha
+ * and kappa. per_head, or NULL: batch * nheads entries, each of the struct_size that entry 0 holds,
+ * which all get. The rows are drawn by params.seed. The memory comes from the context's allocator.
+ * A NaN or infinity in out makes the four errors of its head and of total NaN. */
+HYPERATTN_API hyperattn_status hyperattn_measure(const hyperattn_plan *plan, const void *q,
+                                                 const void *k, const void *v, const void *out,
+                                                 int64_t rows, hyperattn_report *total,
+                                                 hyperattn_report *per_head);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,7 @@
 #include "overlap.h"
 #include "plan.h"
 #include "problem.h"
+#include "report.h"
 #include "status.h"
 
 #define TEXT_OF(x) #x
@@ -218,4 +219,72 @@ hyperattn_status hyperattn_merge(const hyperattn_plan *plan, void *out, float *l
         (status = check_overlaps(tensors, 4)))
         return status;
     return plan->ctx->backend->merge(&plan->view, out, lse, out2, lse2);
+}
+
+static hyperattn_status check_report(const char *name, const hyperattn_report *report, size_t *size)
+{
+    if ((uintptr_t)report % sizeof(double))
+        return ha_fail(HYPERATTN_EINVAL, "%s is %p, not aligned to %zu bytes", name,
+                       (const void *)report, sizeof(double));
+    return ha_report_size(size, report);
+}
+
+/* Calls the backend, whose reports are of this version, and writes the caller's. */
+static hyperattn_status measure(const hyperattn_plan *plan, const ha_measured *t, int64_t rows,
+                                hyperattn_report *total, hyperattn_report *per_head,
+                                const size_t size[2])
+{
+    const hyperattn_problem *p = &plan->problem;
+    int64_t heads = per_head ? p->batch * p->nheads : 0;
+    size_t bytes;
+    if (__builtin_mul_overflow((size_t)heads + 1, sizeof *total, &bytes))
+        return ha_fail(HYPERATTN_EINVAL, "batch * nheads is %lld: its reports wrap",
+                       (long long)heads);
+    hyperattn_report *own = ha_alloc(plan->ctx, bytes);
+    if (!own)
+        return HYPERATTN_ENOMEM;
+    for (int64_t i = 0; i <= heads; i++)
+        hyperattn_report_init(&own[i]);
+    hyperattn_status status =
+        plan->ctx->backend->measure(&plan->view, t, rows, own, per_head ? own + 1 : NULL);
+    if (!status) {
+        ha_report_write(total, size[0], own, 1);
+        ha_report_write(per_head, size[1], own + 1, heads);
+    }
+    ha_free(plan->ctx, own);
+    return status;
+}
+
+hyperattn_status hyperattn_measure(const hyperattn_plan *plan, const void *q, const void *k,
+                                   const void *v, const void *out, int64_t rows,
+                                   hyperattn_report *total, hyperattn_report *per_head)
+{
+    HA_KEEP_ERRNO;
+    if (!plan)
+        return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
+    if (!total)
+        return ha_fail(HYPERATTN_EINVAL, "total is NULL");
+    if (rows < 1)
+        return ha_fail(HYPERATTN_EINVAL, "rows is %lld, must be at least 1", (long long)rows);
+    const hyperattn_problem *p = &plan->problem;
+    size_t size[2] = {0, 0};
+    hyperattn_status status = check_report("total", total, &size[0]);
+    if (status || (per_head && (status = check_report("per_head", per_head, &size[1]))))
+        return status;
+    const operand tensors[] = {
+        like_q(plan, "q", q),
+        like_k(plan, "k", k),
+        like_v(plan, "v", v),
+        like_out(plan, "out", out),
+        written(array("total", total, size[0])),
+        written(optional("per_head", per_head, size[1] * (size_t)(p->batch * p->nheads))),
+    };
+    if ((status = check_pointers(tensors, 4, element_size(p))) ||
+        (status = check_overlaps(tensors, 6)))
+        return status;
+    if (!plan->ctx->backend->measure)
+        return ha_fail(HYPERATTN_ENOTSUP, "the backend %s cannot measure",
+                       plan->ctx->backend->name);
+    const ha_measured t = {q, k, v, out};
+    return measure(plan, &t, rows, total, per_head, size);
 }

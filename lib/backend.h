@@ -70,7 +70,7 @@ struct ha_profile;
 /* A plan. Everything it points to is constant and lives as long. */
 typedef struct ha_plan {
     const hyperattn_problem *problem; /* every default and stride filled in */
-    const hyperattn_params *params;   /* method is not AUTO; EXACT: the others are the defaults */
+    const hyperattn_params *params;   /* method is not AUTO; EXACT: all but seed are the defaults */
     ha_extents bytes;
     const ha_device *device;
     struct ha_profile *profile; /* stage times of lib/profile.h go here, or NULL: bench/ only */
@@ -91,6 +91,10 @@ typedef struct ha_gradients {
     const void *dout;
     void *dq, *dk, *dv;
 } ha_gradients;
+
+typedef struct ha_measured {
+    const void *q, *k, *v, *out;
+} ha_measured;
 
 /* ---- what a backend gives -------------------------------------------------------------------- */
 
@@ -118,6 +122,11 @@ typedef struct ha_backend {
     hyperattn_status (*backward)(const ha_plan *plan, const ha_gradients *t, void *workspace);
     hyperattn_status (*merge)(const ha_plan *plan, void *out, float *lse, const void *out2,
                               const float *lse2);
+    /* NULL, or behind the end of an older module's table: there is none. rows is at least 1. total
+     * and per_head (batch * nheads entries, or NULL) are structs of this version, struct_size
+     * included. Allocates by host->alloc what it needs. */
+    hyperattn_status (*measure)(const ha_plan *plan, const ha_measured *t, int64_t rows,
+                                hyperattn_report *total, hyperattn_report *per_head);
 } ha_backend;
 
 /* The one function that a module exports, as `hyperattn_backend_query`. It checks host's

@@ -235,8 +235,10 @@ hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_m
     if ((status = check_method(&p, mask, problem)))
         return status;
     if (p.method == HYPERATTN_AUTO || p.method == HYPERATTN_EXACT) {
+        uint64_t seed = p.seed; /* hyperattn_measure draws by it */
         hyperattn_params_init(&p);
         p.method = HYPERATTN_EXACT;
+        p.seed = seed;
     }
     *resolved = p;
     return HYPERATTN_OK;

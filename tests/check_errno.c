@@ -97,10 +97,14 @@ static void fill_inputs(void)
 
 static void run(const hyperattn_plan *plan)
 {
+    hyperattn_report report;
+    KEEPS(hyperattn_report_init(&report));
     KEEPS_AND(HYPERATTN_OK, hyperattn_forward(plan, q, k, v, out, lse, NULL));
     KEEPS_AND(HYPERATTN_OK, hyperattn_backward(plan, q, k, v, out, lse, v, dq, dk, dv, NULL));
     KEEPS_AND(HYPERATTN_OK, hyperattn_merge(plan, out, lse, other, other_lse));
+    KEEPS_AND(HYPERATTN_OK, hyperattn_measure(plan, q, k, v, out, 20, &report, NULL));
     left = 0;
+    KEEPS_AND(HYPERATTN_ENOMEM, hyperattn_measure(plan, q, k, v, out, 20, &report, NULL));
     KEEPS_AND(HYPERATTN_ENOMEM, hyperattn_forward(plan, q, k, v, out, lse, NULL));
     KEEPS_AND(HYPERATTN_ENOMEM,
               hyperattn_backward(plan, q, k, v, out, lse, v, dq, dk, dv, NULL));
@@ -108,6 +112,7 @@ static void run(const hyperattn_plan *plan)
     KEEPS_AND(HYPERATTN_EINVAL, hyperattn_forward(plan, q, k, v, q, lse, NULL));
     KEEPS_AND(HYPERATTN_EINVAL, hyperattn_backward(plan, q, k, v, q, lse, v, dq, dq, dv, NULL));
     KEEPS_AND(HYPERATTN_EINVAL, hyperattn_merge(plan, out, NULL, other, other_lse));
+    KEEPS_AND(HYPERATTN_EINVAL, hyperattn_measure(plan, q, k, v, out, 0, &report, NULL));
     KEEPS((void)hyperattn_plan_method(plan));
     KEEPS((void)hyperattn_plan_workspace(plan, 1));
     KEEPS((void)hyperattn_plan_workspace(plan, 2));

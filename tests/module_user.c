@@ -26,7 +26,7 @@
 #define FUNCTIONS(f)                                                                               \
     f(last_error) f(ctx_params_init) f(ctx_create) f(ctx_destroy) f(ctx_backend) f(ctx_isa)        \
     f(ctx_reason) f(problem_init) f(plan_create) f(plan_destroy) f(plan_workspace) f(forward)      \
-    f(backward) f(merge)
+    f(backward) f(merge) f(measure) f(report_init)
 
 #define MEMBER(name) __typeof__(hyperattn_##name) *name;
 static struct {
@@ -109,6 +109,10 @@ static void try_refusals(hyperattn_ctx *ctx, const hyperattn_plan *plan, outcome
     hyperattn_status status =
         ha.backward(plan, q, k, v, o->out, o->lse, dout, dq, dk, dv, NULL);
     printf("backward: %d, %s\n", status, ha.last_error());
+    hyperattn_report report;
+    ha.report_init(&report);
+    status = ha.measure(plan, q, k, v, o->out, 2, &report, NULL);
+    printf("measure: %d, %s\n", status, ha.last_error());
     ha.plan_destroy(plan_of(ctx, HYPERATTN_BF16));
     printf("workspace %zu %zu\n", ha.plan_workspace(plan, 0), ha.plan_workspace(plan, 1));
     if (ha.forward(plan, q, k, v, o->again, NULL, workspace) != HYPERATTN_OK ||

@@ -85,6 +85,7 @@ rm "$work/lib/libhyperattn-cuda.so"
 
 module path exact
 expect "compute" 'backward: -2, the fake module has no backward
+measure: -2, the backend cuda cannot measure
 plan: -2, the fake module does plain f32 only
 workspace 36 0
 same' compute

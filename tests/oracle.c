@@ -266,3 +266,44 @@ double oracle_error(const oracle *o, const tensors *t)
                 }
     return sqrt(difference / size);
 }
+
+/* ---- hardness ------------------------------------------------------------------------------ */
+
+/* Adds a row's squared shares to the columns; returns ln of its sum without the large ones. */
+static double light_sum(head *one, int64_t i, double weight, double large, double *column)
+{
+    int64_t n = keys_seen(one, i);
+    double light = 0, lse;
+    if (n == 0)
+        return -INFINITY;
+    scores(one, i, n);
+    lse = softmax(one->p, n);
+    for (int64_t j = 0; j < n; j++) {
+        column[j] += weight * one->p[j] * one->p[j];
+        light += one->p[j] < large ? one->p[j] : 0;
+    }
+    return lse + log(light);
+}
+
+hardness oracle_hardness(const tensors *t, int64_t b, int64_t h, const uint32_t *row,
+                         const int64_t *weight, int64_t n, double large)
+{
+    head one = head_new(t, b, h);
+    double *column = calloc((size_t)one.nk + 1, sizeof *column);
+    double least = INFINITY, most = -INFINITY;
+    hardness found = {0, 1};
+    for (int64_t i = 0; i < n; i++) {
+        double sum = light_sum(&one, row[i], (double)weight[i], large, column);
+        if (sum > -INFINITY) {
+            least = fmin(least, sum);
+            most = fmax(most, sum);
+        }
+    }
+    for (int64_t j = 0; j < one.nk; j++)
+        found.alpha = fmax(found.alpha, (double)one.nk * column[j]);
+    if (most >= least)
+        found.kappa = exp(most - least);
+    free(column);
+    head_free(&one);
+    return found;
+}

@@ -35,4 +35,13 @@ const char *oracle_compare(const oracle *o, const tensors *t, double loosen);
 /* ||out - oracle||_F / ||oracle||_F over all rows: the error of an approximation. */
 double oracle_error(const oracle *o, const tensors *t);
 
+/* alpha and kappa of one head as hyperattn_measure defines them, from n of its query rows, of which
+ * row[i] stands for weight[i]. large: the share of a row's sum from which an entry is removed. */
+typedef struct hardness {
+    double alpha, kappa;
+} hardness;
+
+hardness oracle_hardness(const tensors *t, int64_t b, int64_t h, const uint32_t *row,
+                         const int64_t *weight, int64_t n, double large);
+
 #endif

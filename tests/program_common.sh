@@ -59,6 +59,12 @@ column() {
                           NR > 1 { print $c }' "$1"
 }
 
+# rows_of METHOD FILE: of the CSV of compare, left in METHOD.csv
+rows_of() {
+    awk -F, -v method="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "method") c = i }
+                            NR == 1 || $c == method' "$2" >"$1.csv"
+}
+
 # within FILE NAME LOW HIGH: every figure of a column
 within() {
     column "$1" "$2" | awk -v low="$3" -v high="$4" '

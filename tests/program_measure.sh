@@ -10,6 +10,14 @@ measure() {
     run 0 "$@" --repeat 1
 }
 
+# compared METHOD ARGUMENT...: the rows of a method are left in METHOD.csv
+compared() {
+    method=$1
+    shift
+    measure compare "$@" --csv e.csv
+    rows_of "$method" e.csv
+}
+
 # ---- compare --------------------------------------------------------------------------------------
 
 run 0 compare --n 64:256 --heads 4 --kv-heads 2 --dim 16 --leaf 32 --block 16 --sample 16 --causal \
@@ -18,68 +26,80 @@ says out 'rel. error'
 says out 'Stages'
 says c.json '"rel_error"'
 says c.json '"causal": true'
-[ "$(wc -l <c.csv)" -eq 4 ] || fail "compare: three lengths do not give three rows of CSV"
+[ "$(wc -l <c.csv)" -eq 7 ] || fail "compare: three lengths, two methods: not six rows of CSV"
+[ "$(column c.csv method | tr '\n' ' ')" = 'exact hyper exact hyper exact hyper ' ] ||
+    fail "compare: the methods are $(column c.csv method)"
+rows_of exact c.csv
+[ -z "$(column exact.csv rel_error | tr -d '\n')" ] || fail "compare: the reference has an error"
+within exact.csv speedup 1 1
 [ ! -s err ] || { fail "compare is not quiet when piped:"; cat err; }
 
 # Short calls are measured more often than --repeat says, which long ones are not.
 run 0 compare --n 16 --heads 1 --dim 4 --threads 1 --repeat 2 --csv e.csv --backward
-for runs in exact_runs hyper_runs exact_backward_runs hyper_backward_runs; do
-    within e.csv $runs 10 1000
-done
+within e.csv runs 10 1000
+within e.csv backward_runs 10 1000
 
 # What the figures mean: keys that are all in one block are exact, others are not.
-measure compare --n 64 --heads 2 --dim 16 --block 64 --sample 0 --sinks 0 --csv e.csv
-within e.csv rel_error 0 1e-5
-measure compare --n 512 --heads 2 --dim 16 --block 16 --sample 16 --sinks 0 --csv e.csv
-within e.csv rel_error 0.01 5
-within e.csv max_row_error 0.01 100
-for gen in gauss clustered llm; do
-    measure compare --gen "$gen" --n 100,300 --heads 2 --dim 7 --dtype bf16 --csv e.csv
-    within e.csv exact_rel_error 0.00001 0.02
+compared hyper --n 64 --heads 2 --dim 16 --block 64 --sample 0 --sinks 0
+within hyper.csv rel_error 0 1e-5
+compared hyper --n 512 --heads 2 --dim 16 --block 16 --sample 16 --sinks 0
+within hyper.csv rel_error 0.01 5
+within hyper.csv max_row_error 0.01 100
+within hyper.csv max_head_error "$(column hyper.csv rel_error)" "$(column hyper.csv max_row_error)"
+for gen in gauss clustered llm needle perm needle64; do
+    compared exact --gen "$gen" --n 100,300 --heads 2 --dim 7 --dtype bf16
+    within exact.csv rel_error 0.00001 0.02
 done
+compared hyper --n 64 --heads 1 --dim 4 --methods hyper
+[ "$(column e.csv method | tr '\n' ' ')" = 'exact hyper ' ] || fail "--methods hyper: no exact"
+compared exact --n 64 --heads 1 --dim 4 --methods exact
+[ "$(wc -l <e.csv)" -eq 2 ] || fail "--methods exact: not one row"
 run 0 info
 if grep -q 'OpenBLAS   not built in' out; then
-    refuses_option compare --baseline --n 64
+    refuses_option compare --methods baseline --n 64
 else
-    measure compare --baseline --causal --n 100 --heads 2 --kv-heads 1 --dim 8 --csv e.csv
-    within e.csv baseline_rel_error 0 1e-5
+    compared baseline --methods exact,baseline --causal --n 100 --heads 2 --kv-heads 1 --dim 8
+    within baseline.csv rel_error 0 1e-5
 fi
 
 # Files: prefixes, other lengths for queries, conversion to another type.
-measure compare --q q2.npy --k q2.npy --v v2.npy --n 2:8 --csv e.csv
-[ "$(column e.csv n | tr '\n' ' ')" = '2 4 8 ' ] || fail "compare: wrong prefixes"
-measure compare --q q.npy --k k.npy --v v.npy --causal --dtype bf16 --csv e.csv
-[ "$(column e.csv queries)" = 8 ] || fail "compare: wrong number of queries"
-within e.csv rel_error 0 0.01
+compared hyper --q q2.npy --k q2.npy --v v2.npy --n 2:8
+[ "$(column hyper.csv n | tr '\n' ' ')" = '2 4 8 ' ] || fail "compare: wrong prefixes"
+compared hyper --q q.npy --k k.npy --v v.npy --causal --dtype bf16
+[ "$(column hyper.csv queries)" = 8 ] || fail "compare: wrong number of queries"
+within hyper.csv rel_error 0 0.01
 measure compare --q q4.npy --k q4.npy --v v4.npy --dtype f32 --json - --csv e.csv
 says out '"results"'
 
 # Gradients: exact where all keys are in one block, and rounded in bf16; others differ.
-measure compare --backward --n 32,64 --heads 2 --kv-heads 1 --dim 16 --block 64 --sample 0 \
-    --sinks 0 --csv e.csv --json e.json
+compared hyper --backward --n 32,64 --heads 2 --kv-heads 1 --dim 16 --block 64 --sample 0 \
+    --sinks 0 --json e.json
 says out 'Backward:'
 says e.json '"backward": true'
 for gradient in dq dk dv; do
-    within e.csv ${gradient}_rel_error 0 1e-5
+    within hyper.csv ${gradient}_rel_error 0 1e-5
     says e.json "\"${gradient}_rel_error\""
 done
-within e.csv hyper_backward_seconds 1e-9 100
-within e.csv both_speedup 1e-9 1e9
-measure compare --backward --causal --n 100 --heads 2 --dim 7 --dtype bf16 --csv e.csv
+within hyper.csv backward_seconds 1e-9 100
+within e.csv other_ms -0.001 1e6
+within hyper.csv both_speedup 1e-9 1e9
+compared exact --backward --causal --n 100 --heads 2 --dim 7 --dtype bf16
 for gradient in dq dk dv; do
-    within e.csv exact_${gradient}_rel_error 0.00001 0.05
+    within exact.csv ${gradient}_rel_error 0.00001 0.05
 done
-measure compare --backward --q q2.npy --k q2.npy --v v2.npy --n 2:8 --dtype f32 --csv e.csv
-within e.csv dv_rel_error 0 1e-5
-measure compare --backward --q q.npy --k k.npy --v v.npy --causal --csv e.csv
-within e.csv dv_rel_error 0 1e-5
+compared hyper --backward --q q2.npy --k q2.npy --v v2.npy --n 2:8 --dtype f32
+within hyper.csv dv_rel_error 0 1e-5
+compared hyper --backward --q q.npy --k k.npy --v v.npy --causal
+within hyper.csv dv_rel_error 0 1e-5
 
 # The same seed gives the same input and the same result, whatever the threads.
 for threads in 1 3; do
     measure compare --gen llm --n 300 --heads 2 --dim 16 --block 16 --sample 16 --causal --leaf 32 \
-        --threads $threads --csv t$threads.csv --backward
+        --threads $threads --csv e.csv --backward
+    rows_of hyper e.csv
+    mv hyper.csv t$threads.csv
 done
-for figure in rel_error dq_rel_error dk_rel_error dv_rel_error; do
+for figure in rel_error max_head_error dq_rel_error dk_rel_error dv_rel_error; do
     within t1.csv $figure 0.01 5
     [ "$(column t1.csv $figure)" = "$(column t3.csv $figure)" ] || fail "threads change $figure"
 done

@@ -28,6 +28,23 @@ refuses_option compare --q q.npy
 refuses_option compare --q q2.npy --k q2.npy --v v2.npy --n 9
 refuses_option compare --heads 4 --kv-heads 3
 refuses_option sweep --methods exact,best
+for list in exact,best '' 'exact,' ',hyper' 'exact hyper'; do
+    refuses_option compare --methods "$list"
+    says err '--methods'
+done
+refuses_option compare --budgets 324
+says err 'none of the methods takes one'
+refuses_option compare --methods exact --block 16
+says err 'need hyper among the methods'
+refuses_option compare --per-head
+says err 'needs --heads-dir'
+for option in --gen=llm --heads=2 --backward --spectral --hardness; do
+    refuses_option compare --heads-dir . "$option"
+    says err '--heads-dir'
+done
+# shellcheck disable=SC2086
+refuses_option compare --heads-dir . $files
+says err '--heads-dir'
 refuses_option sweep --methods exact,baseline --backward
 
 # What would be ignored is refused: exact attention has none of these options.

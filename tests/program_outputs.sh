@@ -78,6 +78,8 @@ for names in 'bad.npy bad.npy' 'bad.npy ./bad.npy' 'bad.npy same/bad.npy' \
     says err '--lse and --out name the same file'
     run 2 compare --n 16 --heads 1 --json "$1" --csv "$2"
     says err '--csv and --json name the same file'
+    run 2 compare --n 16 --heads 1 --json "$1" --plot "$2"
+    says err '--plot and --json name the same file'
     run 2 sweep --n 16 --heads 1 --csv "$1" --plot "$2"
     says err '--plot and --csv name the same file'
     no_output bad.npy
@@ -120,6 +122,9 @@ if [ -c /dev/full ]; then
             run 1 sweep --n 16,32 --heads 1 --dim 4 --repeat 1 --plot /dev/full
             says err '/dev/full'
             lost sweep $small --plot -
+            run 1 compare $small --plot /dev/full
+            says err '/dev/full'
+            lost compare $small --plot -
         fi
     }
     lost --version

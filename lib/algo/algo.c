@@ -19,4 +19,6 @@ const struct ha_algo ha_algo_table = {
     .picker_begin = ha_picker_begin,
     .pick = ha_pick,
     .list_tasks = ha_list_tasks,
+    .draw_checked_rows = ha_draw_checked_rows,
+    .error_interval = ha_error_interval,
 };

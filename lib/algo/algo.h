@@ -10,6 +10,7 @@
 #include "algo/approxd.h"
 #include "algo/causal.h"
 #include "algo/hyper.h"
+#include "algo/measure.h"
 #include "algo/sortlsh.h"
 
 struct ha_algo {
@@ -45,6 +46,10 @@ struct ha_algo {
     int (*pick)(ha_picker *p, ha_picks *to);
     int64_t (*list_tasks)(ha_task *tasks, const ha_rect *rect, const uint32_t *bounds,
                           int32_t key_head, int32_t head);
+    /* hyperattn_measure: the rows that are checked, and the interval */
+    void (*draw_checked_rows)(uint32_t *row, uint64_t seed, uint32_t head, int64_t nq,
+                              int64_t strips);
+    ha_error (*error_interval)(const ha_checked *c, double *scratch);
 };
 
 extern const struct ha_algo ha_algo_table;

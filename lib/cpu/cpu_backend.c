@@ -6,6 +6,7 @@
 
 #include "context.h"
 #include "cpu/call.h"
+#include "cpu/measure.h"
 #include "cpu/merge.h"
 
 static hyperattn_status open_device(ha_device *device)
@@ -36,4 +37,5 @@ const ha_backend ha_backend_cpu = {
     .forward = ha_cpu_forward,
     .backward = ha_cpu_backward,
     .merge = ha_merge,
+    .measure = ha_cpu_measure,
 };

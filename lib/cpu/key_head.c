@@ -89,3 +89,13 @@ void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *wh
     kh->dv = out_from(t->dv, at.seq.v + at.head * p->v_stride[1], p->v_stride[2], p->dtype);
     kh->lse_given = t->lse + at.seq.lse + at.query * at.seq.lse_head;
 }
+
+void ha_aim_measure(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
+                    const ha_measured *t, int64_t number)
+{
+    const hyperattn_problem *p = plan->problem;
+    const home at = home_of(plan, whole, number);
+    int64_t out = at.seq.out + at.query * p->out_stride[1];
+    aim_inputs(kh, plan, &at, t->q, t->k, t->v, number);
+    kh->o = (ha_group_rows){rows_from(t->out, out, p->out_stride[2], p->dtype), p->out_stride[1]};
+}

@@ -30,7 +30,7 @@ typedef struct ha_key_head {
     ha_group_out out;
     float *lse; /* or NULL */
     int64_t lse_step;
-    /* backward */
+    /* backward; measure: o */
     ha_group_rows o, dout; /* out, and the gradient of the loss by it */
     ha_group_out dq;
     ha_out_rows dk, dv;
@@ -46,6 +46,9 @@ void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *who
                     const ha_tensors *t, int64_t number);
 void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
                      const ha_gradients *t, int64_t number);
+
+void ha_aim_measure(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
+                    const ha_measured *t, int64_t number);
 
 /* Some rows of one query head of a key head: by index, or consecutive from first on. */
 typedef struct ha_query_rows {

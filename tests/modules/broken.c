@@ -2,6 +2,7 @@
  *
  * Modules that do not serve, each in the way that the variable FAKE names.
  */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,7 +79,7 @@ hyperattn_status hyperattn_backend_query(const ha_host *host, const ha_backend *
     if (strcmp(how, "abi") == 0)
         table.abi_version++;
     else if (strcmp(how, "small") == 0)
-        table.struct_size--;
+        table.struct_size = offsetof(ha_backend, merge);
     else if (strcmp(how, "large") == 0)
         table.struct_size++;
     else if (strcmp(how, "null") == 0)

@@ -163,7 +163,7 @@ hyperattn_status hyperattn_backend_query(const ha_host *given, const ha_backend 
 {
     static const ha_backend table = {
         .abi_version = HA_BACKEND_ABI,
-        .struct_size = sizeof table,
+        .struct_size = offsetof(ha_backend, measure), /* as of a module that was older */
         .name = "cuda",
         .workspace = HA_MEMORY_HOST,
         .open = fake_open,
