@@ -169,8 +169,8 @@ typedef struct hyperattn_block_mask {
 HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 
 /* How it is computed. EXACT reads only method, and seed for hyperattn_measure; AUTO checks the
- * other fields as HYPER does. HYPER ignores what is below MULTIPOLE's comment. MULTIPOLE reads that,
- * num_sinks and window, and ignores the hash, blocks, samples and min_seq_len; strict_causal,
+ * other fields as HYPER does. HYPER ignores what is below MULTIPOLE's comment. MULTIPOLE reads
+ * that, num_sinks and window, and ignores the hash, blocks, samples and min_seq_len; strict_causal,
  * kappa_cap and block_mask it does not have: HYPERATTN_ENOTSUP. */
 typedef struct hyperattn_params {
     size_t struct_size;
@@ -193,7 +193,7 @@ typedef struct hyperattn_params {
                               * 2048 */
     int num_selected;        /* keys chosen for each bundle of 64 rows */
     int num_candidates;      /* keys among which they are chosen */
-    float private_depth;     /* nats below the logarithm of a row's sum down to which single keys are
+    float private_depth;     /* nats below the logarithm of a row's sum to which single keys are
                               * looked for; negative: they are not */
     int cell_size;           /* keys of a cell: 8, 16, 32, 64 or 128 */
     int far_cell_size;       /* keys of the cells that hold no candidates, >= cell_size */

@@ -121,7 +121,7 @@ typedef struct ha_in_place {
     int64_t ldacc;        /* >= ha_padded_columns() of f32 and head_dim_v */
 } ha_in_place;
 
-/* Plain scores of 1, 2 or 4 rows against keys where they lie: s[j * rows + i] = scale * q_i.k_j. */
+/* Plain scores of 1, 2 or 4 rows against keys where they lie: s[j * rows + i] = scale q_i.k_j. */
 typedef struct ha_scores {
     float *s;       /* [nkeys][rows], with room up to a multiple of HA_SCORES_PAD floats */
     const float *q; /* [rows][ldq], zero behind the columns, as f32.load_q makes rows of any dtype */
@@ -135,7 +135,7 @@ typedef struct ha_scores {
 #define HA_SCORES_PAD 16
 
 /* Codes of keys against those of one query. A key has HA_CODE numbers 0..63, a query as many of
- * -31..31, so that their product, sum_i q_i code_i, fits 16 bits. Keys lie in blocks of HA_CODE_KEYS,
+ * -31..31, so that their product, sum_i q_i code_i, fits 16 bits. Keys lie in blocks, each
  * [HA_CODE / 2][HA_CODE_KEYS][2]. */
 #define HA_CODE 16
 #define HA_CODE_KEYS 16
@@ -216,7 +216,7 @@ typedef struct ha_kernels {
     void (*exp2)(float *x, int64_t n);
     void (*score_rows)(const ha_scores *scores);
     int64_t (*scan_codes)(const ha_scan *scan); /* returns the number of hits */
-    /* sum[c] = sum_j w[j * ldw] x_jc over nrows rows of any dtype; sum has room for whole vectors */
+    /* sum[c] = sum_j w[j * ldw] x_jc over nrows rows of any dtype; sum has whole vectors */
     void (*sum_rows)(float *sum, const ha_rows *x, const float *w, int64_t ldw, int64_t nrows,
                      int64_t columns);
 } ha_kernels;

@@ -182,7 +182,7 @@ static hyperattn_status check_sizes(const hyperattn_params *p, const hyperattn_p
         return ha_fail(HYPERATTN_EINVAL, "cell_size is %d, must be 0, 8, 16, 32, 64 or 128", cell);
     int64_t least = ha_recipe_of(p, problem->seqlen_k, problem->causal).cell;
     if (p->far_cell_size && p->far_cell_size < least)
-        return ha_fail(HYPERATTN_EINVAL, "far_cell_size is %d, must be 0 or at least the cell size, "
+        return ha_fail(HYPERATTN_EINVAL, "far_cell_size is %d, must be 0 or at least the cell size "
                        "%lld", p->far_cell_size, (ll)least);
     return HYPERATTN_OK;
 }

@@ -74,13 +74,14 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
     far_cell = params->far_cell_size ? params->far_cell_size : far_cell;
     candidates = params->num_candidates ? params->num_candidates : candidates;
     int64_t window = params->window ? params->window : p.window;
+    float depth = params->private_depth ? params->private_depth : p.depth;
     return (ha_recipe){
         .leaf = params->leaf_size ? params->leaf_size : 256,
         .window = causal ? round_up(window, HA_SHORT_STRETCH) : 0,
         .sinks = ha_min(params->num_sinks, nk),
         .selected = params->num_selected ? params->num_selected : p.selected,
         .candidates = (candidates + cell - 1) / cell,
-        .depth = params->private_depth < 0 ? 0 : params->private_depth > 0 ? params->private_depth : p.depth,
+        .depth = depth > 0 ? depth : 0,
         .cell = cell,
         .far_cell = round_up(far_cell, cell),
     };

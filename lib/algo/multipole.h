@@ -32,7 +32,7 @@ typedef struct ha_recipe {
     int64_t sinks;
     int64_t selected;        /* keys of the past that a bundle attends to exactly */
     int64_t candidates;      /* cells among whose keys they are found */
-    float depth;             /* nats below all that a row sees, from which a key is its own; 0: none */
+    float depth;             /* nats below all that a row sees, down to private keys; 0: none */
     int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
 } ha_recipe;
 

@@ -27,8 +27,8 @@ uint32_t ha_kth(const uint32_t *rank, int64_t n, int64_t k, int64_t *below);
  * are no more. Ranks of 0 are never taken. */
 int64_t ha_largest(const uint32_t *rank, int64_t n, int64_t k, uint32_t *index);
 
-/* Divides index[0, n), whose element i has rank[i], into the `half` smallest and the others, each in
- * the order that it had. scratch has room for n. */
+/* Divides index[0, n), whose element i has rank[i], into the `half` smallest and the others, which
+ * keep the order that they had. scratch has room for n. */
 void ha_divide(uint32_t *index, const uint32_t *rank, int64_t n, int64_t half, uint32_t *scratch);
 
 #endif

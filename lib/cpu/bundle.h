@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the rows of a bundle see of their past: some keys exactly, and columns that stand for all
- * others. The bundle's mean query scores the cells; the heaviest cells are candidates, whose keys it
+ * others. The bundle's mean query scores the cells; the heaviest are candidates, whose keys it
  * scores one by one; the heaviest keys are selected. What is left of the candidates is expanded
  * around the mean query, the other cells are moved there and merged into far cells.
  */

@@ -163,9 +163,10 @@ static int64_t count_items(const void *arg, int64_t place)
     return (era.end + ITEM_KEYS - 1) / ITEM_KEYS * st->call->plan->group;
 }
 
-/* Cell `number`: keys [first, first + n) of the past. */
+/* Cell `number`: the keys at positions [first, first + n) of the past. */
 static void expand_cell(const stage *st, const ha_key_head *kh, const ha_cells *cells,
-                        ha_cells_thread *t, const uint32_t *keys, int64_t n, int64_t sinks, int64_t first, int64_t number)
+                        ha_cells_thread *t, const uint32_t *keys, int64_t n, int64_t sinks,
+                        int64_t first, int64_t number)
 {
     const ha_cpu_plan *plan = st->call->plan;
     int64_t ldk = ha_cells_ldk(plan);

@@ -5,8 +5,8 @@
  * which another query q sees with the score A + s (q - r).kt and the value vt. Here r is the mean
  * query of an era; a bundle moves the cells to its own mean (cpu/bundle.h).
  *
- * There is no second-order term: the variance of keys says nothing of that of scores where keys vary
- * in directions in which queries do not, as rotary embeddings make them.
+ * There is no second-order term: the variance of keys says nothing of that of scores where keys
+ * vary in directions in which queries do not, as rotary embeddings make them.
  */
 #ifndef HA_CELLS_H
 #define HA_CELLS_H

@@ -3,11 +3,12 @@
  * MULTIPOLE's detector: rows that want keys of their own. A key's score is guessed from that of its
  * cell's column and from codes of what the query and the key's deviation from the column are in a
  * few directions (algo/basis.h). Keys whose guess comes near to what the row sees in all are scored
- * exactly and become private: they enter the row with exp(exact score) less what their column says
- * of them already.
+ * exactly and become private (cpu/private.h).
  */
 #ifndef HA_DETECT_H
 #define HA_DETECT_H
+
+#include <math.h>
 
 #include "algo/basis.h"
 #include "cpu/bundle.h"
@@ -21,6 +22,23 @@ typedef struct ha_detector {
     float left;           /* standard deviation of scores that codes leave out, as log2 */
     uint8_t *codes;       /* [cells][blocks] */
 } ha_detector;
+
+/* The largest number of a code. */
+#define HA_CODE_LARGEST 31
+
+/* The nearest number of a code; 0 for a NaN. */
+static inline int ha_code_of(float x)
+{
+    if (x >= HA_CODE_LARGEST)
+        return HA_CODE_LARGEST;
+    return x <= -HA_CODE_LARGEST ? -HA_CODE_LARGEST : x == x ? (int)lrintf(x) : 0;
+}
+
+/* Blocks of codes that a cell has. */
+static inline int ha_code_blocks(const ha_recipe *r)
+{
+    return (int)((r->cell + HA_CODE_KEYS - 1) / HA_CODE_KEYS);
+}
 
 typedef struct ha_detect_thread ha_detect_thread;
 
@@ -39,15 +57,10 @@ void ha_detector_begin(const ha_cpu_plan *plan, ha_detector *det, ha_detect_thre
                        const ha_key_head *kh, int64_t head, const ha_order *order,
                        const ha_era *era);
 
-/* Codes of cell `number` of n keys, around its column. score: of its keys, mass: of the cell. */
+/* Codes of cell `number` of n keys, around its column. */
 void ha_detector_encode(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread *t,
                         const ha_key_head *kh, const ha_cells *cells, int64_t number,
                         const uint32_t *keys, int64_t n);
-
-/* Private keys of the rows of a bundle, whose softmax s has seen all else. */
-void ha_detect(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread *t,
-               const ha_query_rows *at, const ha_bundle_work *w, const ha_cells *cells,
-               const ha_order *order, const ha_era *era, int64_t past, ha_softmax *s);
 
 ha_detect_thread *ha_detect_thread_at(const ha_detectors *d, int thread);
 

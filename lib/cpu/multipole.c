@@ -27,6 +27,8 @@ void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
     ha_orders_carve(c, plan, nthreads, &m->orders);
     ha_cells_carve(c, plan, nthreads, &m->sets);
     ha_detectors_carve(c, plan, nthreads, &m->detectors);
+    if (ha_detects(plan))
+        ha_privates_carve(c, plan, nthreads, &m->privates);
     m->threads = ha_carve(c, nthreads, sizeof *m->threads);
     for (int i = 0; i < nthreads; i++) {
         ha_multipole_thread none, *t = c->base ? &m->threads[i] : &none;
@@ -164,6 +166,7 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     const ha_order *order = &st->multipole->orders.heads[place];
     ha_multipole_thread *t = &st->multipole->threads[thread];
     int64_t head = item % plan->group;
+    const ha_cells *cells = &st->multipole->sets.cells[place * plan->group + head];
     int causal = plan->problem->causal;
     ha_recipe r;
     ha_era era;
@@ -183,18 +186,15 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     attend_keys(plan, t, &at, NULL, r.sinks);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     ha_bundle_load(plan, &t->bundle, &at);
-    ha_bundle_columns(plan, &t->bundle, kh, order,
-                      &st->multipole->sets.cells[place * plan->group + head], &era,
-                      b.past);
+    ha_bundle_columns(plan, &t->bundle, kh, order, cells, &era, b.past);
     clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
     attend_keys(plan, t, &at, t->bundle.selected, t->bundle.nselected);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     attend_columns(plan, t, at.rows);
+    const ha_open_bundle open = {&at, &t->bundle, cells, order, &era, b.past, &t->rows};
     if (ha_detects(plan))
-        ha_detect(plan, &st->multipole->detectors.heads[place * plan->group + head],
-                  ha_detect_thread_at(&st->multipole->detectors, thread), &at, &t->bundle,
-                  &st->multipole->sets.cells[place * plan->group + head], order, &era, b.past,
-                  &t->rows);
+        ha_private_keys(plan, &st->multipole->privates, thread,
+                        &st->multipole->detectors.heads[place * plan->group + head], &open);
     clock = ha_clock_add(call, thread, HA_STAGE_SAMPLE, clock);
     ha_softmax_finish(plan, &t->rows, &at);
     ha_clock_add(call, thread, HA_STAGE_STATE, clock);

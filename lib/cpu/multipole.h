@@ -7,12 +7,13 @@
 #ifndef HA_MULTIPOLE_H
 #define HA_MULTIPOLE_H
 
-#include "cpu/detect.h"
+#include "cpu/private.h"
 
 typedef struct ha_multipole {
     ha_orders orders;
     ha_cell_sets sets;
     ha_detectors detectors;
+    ha_privates privates;
     struct ha_multipole_thread *threads;
 } ha_multipole;
 

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * MULTIPOLE's private keys: those that a detector finds for one row enter it with exp(exact score)
+ * less what their column says of them already. The sums of columns stay as they are.
+ */
+#ifndef HA_PRIVATE_H
+#define HA_PRIVATE_H
+
+#include "cpu/bundle.h"
+#include "cpu/detect.h"
+
+typedef struct ha_privates {
+    struct ha_private_thread *threads;
+} ha_privates;
+
+void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_privates *privates);
+
+/* A bundle whose rows have seen all else, as s says. */
+typedef struct ha_open_bundle {
+    const ha_query_rows *at;
+    const ha_bundle_work *work;
+    const ha_cells *cells;
+    const ha_order *order;
+    const ha_era *era;
+    int64_t past;
+    ha_softmax *s;
+} ha_open_bundle;
+
+/* Finds the private keys of its rows, and adds them. */
+void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int thread,
+                     const ha_detector *det, const ha_open_bundle *bundle);
+
+#endif
