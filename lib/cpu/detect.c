@@ -256,9 +256,10 @@ typedef struct lone_row {
     ha_recipe recipe;
     int64_t past, i;
     ha_softmax *s;
+    int rows; /* that are scored together */
 } lone_row;
 
-/* The keys whose guess is at least `least`; column scores are t->score[x * 4 + lane]. */
+/* The keys whose guess is at least `least`; column scores are t->score[x * rows + lane]. */
 static int64_t scan_row(const lone_row *row, const float *projection, int lane, float least)
 {
     ha_detect_thread *t = row->t;
@@ -272,9 +273,9 @@ static int64_t scan_row(const lone_row *row, const float *projection, int lane, 
     }
     for (int64_t x = 0; x < ncells; x++) {
         /* the products are integers above need when they are above the integer below it */
-        float need = (least - t->score[x * 4 + lane]) * per_unit;
+        float need = (least - t->score[x * row->rows + lane]) * per_unit;
+        int none = !(need <= LARGEST_PRODUCT) || row->w->column[x] < 0; /* also for a NaN */
         need = need > -LARGEST_PRODUCT ? need : -LARGEST_PRODUCT;
-        int none = need > LARGEST_PRODUCT || row->w->column[x] < 0;
         t->threshold[x] = none ? INT16_MAX : (int16_t)((int)need - 1 + shift);
     }
     const ha_scan scan = {row->det->codes, q, t->threshold, ncells, blocks_of(&row->recipe),
@@ -395,8 +396,8 @@ static void detect_row(const lone_row *row, const float *projection, int lane)
     if (!row->w->finite[row->i] || !isfinite(least))
         return;
     int64_t hits = scan_row(row, projection, lane, least);
-    while (hits == ROOM) {
-        least += 1;
+    for (float step = 1; hits == ROOM; step *= 2) { /* scores may be of any size */
+        least += step;
         hits = scan_row(row, projection, lane, least);
     }
     int64_t n = keep_hits(row, hits);
@@ -424,7 +425,7 @@ void ha_detect(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread
     const ha_kernels *kernels = plan->kernels;
     lone_row row = {plan, det, t, at, w, cells, order, era,
                     ha_recipe_of(plan->params, at->kh->layout->nk, plan->problem->causal), past, 0,
-                    s};
+                    s, at->rows < 4 ? 1 : 4};
     int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes), d = plan->problem->head_dim;
     int64_t ncells = (past + row.recipe.cell - 1) / row.recipe.cell;
     if (!det->usable)
@@ -434,12 +435,11 @@ void ha_detect(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread
     for (int64_t first = 0; first < at->rows; first += 4) {
         /* the last rows repeat those before them, where there are fewer than four */
         int64_t from = ha_max(0, ha_min(first, at->rows - 4));
-        int rows = at->rows < 4 ? 1 : 4;
         for (int64_t i = first; i < ha_min(at->rows, first + 4); i++) {
-            if (rows == 1 || i == first)
-                score_columns(plan, t, w, cells, rows == 1 ? i : from, rows, ncells);
+            if (row.rows == 1 || i == first)
+                score_columns(plan, t, w, cells, row.rows == 1 ? i : from, row.rows, ncells);
             row.i = i;
-            detect_row(&row, t->projection + i * ldp, rows == 1 ? 0 : (int)(i - from));
+            detect_row(&row, t->projection + i * ldp, row.rows == 1 ? 0 : (int)(i - from));
         }
     }
 }
