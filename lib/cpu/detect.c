@@ -39,7 +39,7 @@ static void carve_thread(ha_carver *c, const ha_cpu_plan *plan, detect_thread *t
     int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
     int64_t rows = ha_round_up(HA_SHORT_STRETCH, k->f32.mr);
     int64_t ldp = ha_round_up(HA_BASIS, k->f32.lanes);
-    t->rows = ha_carve(c, ha_round_up(SAMPLES, k->f32.mr) * ldk, sizeof(float));
+    t->rows = ha_carve(c, (SAMPLES + k->f32.mr) * ldk, sizeof(float)); /* load_q fills its last MR */
     t->c = ha_carve(c, d * ldk, sizeof(float));
     t->m = ha_carve(c, d * ldk, sizeof(float));
     t->scratch = ha_carve(c, ha_basis_scratch(d), sizeof(float));

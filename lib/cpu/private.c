@@ -62,10 +62,11 @@ typedef struct lone_row {
     const ha_open_bundle *b;
     const ha_bundle_work *w; /* of b */
     ha_recipe recipe;
+    int rows; /* that are scored together */
     int64_t i;
 } lone_row;
 
-/* The keys whose guess is at least `least`; column scores are t->score[x * 4 + lane]. */
+/* The keys whose guess is at least `least`; column scores are t->score[x * rows + lane]. */
 static int64_t scan_row(const lone_row *row, const float *projection, int lane, float least)
 {
     ha_private_thread *t = row->t;
@@ -79,9 +80,9 @@ static int64_t scan_row(const lone_row *row, const float *projection, int lane, 
     }
     for (int64_t x = 0; x < ncells; x++) {
         /* the products are integers above need when they are above the integer below it */
-        float need = (least - t->score[x * 4 + lane]) * per_unit;
+        float need = (least - t->score[x * row->rows + lane]) * per_unit;
+        int none = !(need <= LARGEST_PRODUCT) || row->w->column[x] < 0; /* also for a NaN */
         need = need > -LARGEST_PRODUCT ? need : -LARGEST_PRODUCT;
-        int none = need > LARGEST_PRODUCT || row->w->column[x] < 0;
         t->threshold[x] = none ? INT16_MAX : (int16_t)((int)need - 1 + shift);
     }
     const ha_scan scan = {row->det->codes, q, t->threshold, ncells, ha_code_blocks(&row->recipe),
@@ -202,8 +203,8 @@ static void detect_row(const lone_row *row, const float *projection, int lane)
     if (!row->w->finite[row->i] || !isfinite(least))
         return;
     int64_t hits = scan_row(row, projection, lane, least);
-    while (hits == ROOM) {
-        least += 1;
+    for (float step = 1; hits == ROOM; step *= 2) { /* scores may be of any size */
+        least += step;
         hits = scan_row(row, projection, lane, least);
     }
     int64_t n = keep_hits(row, hits);
@@ -211,14 +212,15 @@ static void detect_row(const lone_row *row, const float *projection, int lane)
         add_private(row, n);
 }
 
-/* t->score: of `rows` rows from the bundle's row i on, by each column of the era. */
-static void score_columns(const lone_row *row, int64_t i, int rows, int64_t ncells)
+/* t->score: of the bundle's rows from row i on that are scored together, by each column of the
+ * era. */
+static void score_columns(const lone_row *row, int64_t i, int64_t ncells)
 {
     const ha_cpu_plan *plan = row->plan;
     int64_t ldk = ha_cells_ldk(plan);
     const ha_rows keys = {row->b->cells->key, ldk, NULL, 0, HYPERATTN_F32};
     const ha_scores scores = {row->t->score, row->w->q + i * ldk, ldk, keys, ncells,
-                              plan->problem->head_dim, rows,
+                              plan->problem->head_dim, row->rows,
                               plan->problem->softmax_scale * HA_LOG2E};
     plan->kernels->score_rows(&scores);
 }
@@ -230,7 +232,7 @@ void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int t
     int64_t n = bundle->at->rows, nk = bundle->at->kh->layout->nk;
     int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes);
     lone_row row = {plan, det, &privates->threads[thread], bundle, bundle->work,
-                    ha_recipe_of(plan->params, nk, plan->problem->causal), 0};
+                    ha_recipe_of(plan->params, nk, plan->problem->causal), n < 4 ? 1 : 4, 0};
     int64_t ncells = (bundle->past + row.recipe.cell - 1) / row.recipe.cell;
     float *projection = row.t->projection;
     if (!det->usable)
@@ -240,12 +242,11 @@ void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int t
     for (int64_t first = 0; first < n; first += 4) {
         /* the last rows repeat those before them, where there are fewer than four */
         int64_t from = ha_max(0, ha_min(first, n - 4));
-        int rows = n < 4 ? 1 : 4;
         for (int64_t i = first; i < ha_min(n, first + 4); i++) {
-            if (rows == 1 || i == first)
-                score_columns(&row, rows == 1 ? i : from, rows, ncells);
+            if (row.rows == 1 || i == first)
+                score_columns(&row, row.rows == 1 ? i : from, ncells);
             row.i = i;
-            detect_row(&row, projection + i * ldp, rows == 1 ? 0 : (int)(i - from));
+            detect_row(&row, projection + i * ldp, row.rows == 1 ? 0 : (int)(i - from));
         }
     }
 }
