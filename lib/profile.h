@@ -8,11 +8,11 @@
 #include "hyperattn.h"
 
 typedef enum ha_stage {
-    HA_STAGE_HASH,    /* projections of queries and keys */
-    HA_STAGE_SORT,    /* buckets and counting sorts */
-    HA_STAGE_GATHER,  /* loading queries, packing keys and values, drawing samples */
-    HA_STAGE_BLOCK,   /* products with the exact columns: blocks, sinks, window */
-    HA_STAGE_SAMPLE,  /* products with the sampled columns */
+    HA_STAGE_HASH,    /* projections of queries and keys; columns and codes of cells */
+    HA_STAGE_SORT,    /* buckets and counting sorts; content order */
+    HA_STAGE_GATHER,  /* loading queries, packing keys and values; samples, columns of bundles */
+    HA_STAGE_BLOCK,   /* products with the exact columns: blocks, sinks, window, selected */
+    HA_STAGE_SAMPLE,  /* products with other columns; private keys */
     HA_STAGE_LEAF,    /* causal leaves, or all of exact attention */
     HA_STAGE_STATE,   /* loading, storing and finishing row states */
     HA_STAGES

@@ -4,7 +4,7 @@
  * from that of the checked ones.
  *
  * The rows of a head are cut into as many strips as rows are checked, of equal size up to one
- * row, and one row of each is drawn: a draw without replacement that no part of the sequence escapes.
+ * row, and one row of each is drawn: without replacement, and from every part of the sequence.
  */
 #ifndef HA_ALGO_MEASURE_H
 #define HA_ALGO_MEASURE_H

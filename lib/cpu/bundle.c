@@ -58,14 +58,6 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-static int is_finite_row(const float *row, int64_t n)
-{
-    float odd = 0; /* becomes NaN with the first number that is not finite */
-    for (int64_t c = 0; c < n; c++)
-        odd += row[c] * 0;
-    return odd == 0;
-}
-
 void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_rows *at)
 {
     int64_t d = plan->problem->head_dim, ld = ha_cells_ldk(plan), found = 0;
@@ -73,7 +65,7 @@ void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_r
     plan->kernels->f32.load_q(w->q, &q, at->rows, d);
     memset(w->mean, 0, (size_t)ld * sizeof *w->mean);
     for (int64_t i = 0; i < at->rows; i++) {
-        w->finite[i] = (uint8_t)is_finite_row(w->q + i * ld, d);
+        w->finite[i] = (uint8_t)ha_is_finite_row(w->q + i * ld, d);
         found += w->finite[i];
         for (int64_t c = 0; w->finite[i] && c < d; c++)
             w->mean[c] += w->q[i * ld + c];

@@ -114,14 +114,6 @@ static int64_t count_means(const void *arg, int64_t place)
     return era_of(st, place, &era) ? st->call->plan->group : 0;
 }
 
-static int is_finite_row(const float *row, int64_t n)
-{
-    float odd = 0; /* becomes NaN with the first number that is not finite */
-    for (int64_t c = 0; c < n; c++)
-        odd += row[c] * 0;
-    return odd == 0;
-}
-
 /* Of the rows that are finite, so that a NaN stays in its own row. */
 static void mean_query(void *arg, int64_t place, int64_t head, int thread)
 {
@@ -141,7 +133,7 @@ static void mean_query(void *arg, int64_t place, int64_t head, int thread)
         q.first = era.q0 + i;
         plan->kernels->f32.load_q(rows, &q, n, d);
         for (int64_t x = 0; x < n; x++) {
-            if (!is_finite_row(rows + x * ld, d))
+            if (!ha_is_finite_row(rows + x * ld, d))
                 continue;
             found++;
             for (int64_t c = 0; c < d; c++)

@@ -37,6 +37,14 @@ static inline int64_t ha_cells_ldv(const ha_cpu_plan *plan)
     return ha_ldq(&plan->kernels->f32, plan->problem->head_dim_v);
 }
 
+static inline int ha_is_finite_row(const float *row, int64_t n)
+{
+    float odd = 0; /* becomes NaN with the first number that is not finite */
+    for (int64_t c = 0; c < n; c++)
+        odd += row[c] * 0;
+    return odd == 0;
+}
+
 /* Most cells of any past. */
 int64_t ha_most_cells(const ha_cpu_plan *plan);
 

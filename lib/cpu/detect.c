@@ -12,15 +12,14 @@
 /* Standard deviations of the strongest direction that a code spans. */
 #define SPAN 4
 
-struct ha_detect_thread {
+/* One thread's buffers. */
+typedef struct ha_detect_thread {
     float *rows;       /* [SAMPLES][ldk] */
     float *c, *m, *scratch;
     ha_basis basis;
     float *projection; /* of the keys of a cell */
     float *centre;     /* of a column, and that */
-};
-
-typedef struct ha_detect_thread detect_thread;
+} ha_detect_thread;
 
 int ha_detects(const ha_cpu_plan *plan)
 {
@@ -28,18 +27,14 @@ int ha_detects(const ha_cpu_plan *plan)
            plan->problem->head_dim <= HA_BASIS_DIM;
 }
 
-ha_detect_thread *ha_detect_thread_at(const ha_detectors *d, int thread)
-{
-    return &d->threads[thread];
-}
-
-static void carve_thread(ha_carver *c, const ha_cpu_plan *plan, detect_thread *t)
+static void carve_thread(ha_carver *c, const ha_cpu_plan *plan, ha_detect_thread *t)
 {
     const ha_kernels *k = plan->kernels;
     int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
     int64_t rows = ha_round_up(HA_SHORT_STRETCH, k->f32.mr);
     int64_t ldp = ha_round_up(HA_BASIS, k->f32.lanes);
-    t->rows = ha_carve(c, (SAMPLES + k->f32.mr) * ldk, sizeof(float)); /* load_q fills its last MR */
+    /* load_q fills the MR rows that its last ones belong to */
+    t->rows = ha_carve(c, (SAMPLES + k->f32.mr) * ldk, sizeof(float));
     t->c = ha_carve(c, d * ldk, sizeof(float));
     t->m = ha_carve(c, d * ldk, sizeof(float));
     t->scratch = ha_carve(c, ha_basis_scratch(d), sizeof(float));
@@ -65,7 +60,7 @@ void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
     }
     d->threads = ha_carve(c, nthreads, sizeof *d->threads);
     for (int i = 0; heads && i < nthreads; i++) {
-        detect_thread none, *t = c->base ? &d->threads[i] : &none;
+        ha_detect_thread none, *t = c->base ? &d->threads[i] : &none;
         carve_thread(c, plan, t);
     }
 }
@@ -73,7 +68,7 @@ void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
 /* ---- directions ------------------------------------------------------------------------------ */
 
 /* sum[i][j] = sum over n rows of x_i x_j. */
-static void moments(const ha_cpu_plan *plan, const detect_thread *t, float *sum, int64_t n)
+static void moments(const ha_cpu_plan *plan, const ha_detect_thread *t, float *sum, int64_t n)
 {
     int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
     const ha_rows rows = {t->rows, ldk, NULL, 0, HYPERATTN_F32};
@@ -85,26 +80,25 @@ static void moments(const ha_cpu_plan *plan, const detect_thread *t, float *sum,
 }
 
 /* The era's queries, those that are finite. */
-static int64_t sample_queries(const ha_cpu_plan *plan, const detect_thread *t,
+static int64_t sample_queries(const ha_cpu_plan *plan, const ha_detect_thread *t,
                               const ha_key_head *kh, int64_t head, const ha_era *era)
 {
     int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan), found = 0;
     int64_t step = (era->nq + SAMPLES - 1) / SAMPLES;
     ha_rows q = ha_head_rows(&kh->q, head);
     for (int64_t i = 0; i < era->nq; i += step) {
-        float *row = t->rows + found * ldk, odd = 0;
+        float *row = t->rows + found * ldk;
         q.first = era->q0 + i;
         plan->kernels->f32.load_q(row, &q, 1, d);
-        for (int64_t c = 0; c < d; c++)
-            odd += row[c] * 0;
-        found += odd == 0;
+        found += ha_is_finite_row(row, d);
     }
     return found;
 }
 
 /* Deviations of keys from the mean of their cell, of cells that all rows of the era see. */
-static int64_t sample_keys(const ha_cpu_plan *plan, const detect_thread *t, const ha_key_head *kh,
-                           const ha_order *order, const ha_era *era, const ha_recipe *r)
+static int64_t sample_keys(const ha_cpu_plan *plan, const ha_detect_thread *t,
+                           const ha_key_head *kh, const ha_order *order, const ha_era *era,
+                           const ha_recipe *r)
 {
     int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan), found = 0;
     int64_t cells = era->seen / r->cell, step = ha_max(1, cells * r->cell / SAMPLES);
@@ -133,7 +127,7 @@ static int64_t sample_keys(const ha_cpu_plan *plan, const detect_thread *t, cons
 }
 
 /* Packs the directions, one a row. */
-static void pack_directions(const ha_cpu_plan *plan, const detect_thread *t, float *packed,
+static void pack_directions(const ha_cpu_plan *plan, const ha_detect_thread *t, float *packed,
                             const float *basis)
 {
     int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
@@ -144,11 +138,12 @@ static void pack_directions(const ha_cpu_plan *plan, const detect_thread *t, flo
     plan->kernels->f32.pack_k(packed, &rows, HA_BASIS, d);
 }
 
-void ha_detector_begin(const ha_cpu_plan *plan, ha_detector *det, ha_detect_thread *t,
-                       const ha_key_head *kh, int64_t head, const ha_order *order,
-                       const ha_era *era)
+void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
+                       ha_detector *det, const ha_key_head *kh, int64_t head,
+                       const ha_order *order, const ha_era *era)
 {
     const hyperattn_problem *p = plan->problem;
+    ha_detect_thread *t = &d->threads[thread];
     const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, p->causal);
     float scale = p->softmax_scale * HA_LOG2E;
     det->usable = 0;
@@ -174,28 +169,30 @@ void ha_detector_begin(const ha_cpu_plan *plan, ha_detector *det, ha_detect_thre
 
 /* ---- codes ----------------------------------------------------------------------------------- */
 
-void ha_detector_encode(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread *t,
-                        const ha_key_head *kh, const ha_cells *cells, int64_t number,
-                        const uint32_t *keys, int64_t n)
+void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
+                        const ha_detector *det, const ha_key_head *kh, const ha_cells *cells,
+                        int64_t number, const uint32_t *keys, int64_t n)
 {
     const ha_kernels *kernels = plan->kernels;
     const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, plan->problem->causal);
-    int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
+    ha_detect_thread *t = &d->threads[thread];
+    int64_t dim = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
     int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes);
     float *column = t->centre + kernels->f32.mr * ldp;
     uint8_t *code = det->codes + number * ha_code_blocks(&r) * HA_CODE * HA_CODE_KEYS;
     ha_rows k = kh->k;
     k.index = keys;
-    kernels->f32.load_q(t->rows, &k, n, d);
+    kernels->f32.load_q(t->rows, &k, n, dim);
     memcpy(column, cells->key + number * ldk, (size_t)ldk * sizeof *column);
-    kernels->project(t->projection, ldp, t->rows, ldk, det->directions[1], n, d, HA_BASIS);
-    kernels->project(t->centre, ldp, column, ldk, det->directions[1], 1, d, HA_BASIS);
+    kernels->project(t->projection, ldp, t->rows, ldk, det->directions[1], n, dim, HA_BASIS);
+    kernels->project(t->centre, ldp, column, ldk, det->directions[1], 1, dim, HA_BASIS);
     memset(code, 0, (size_t)(ha_code_blocks(&r) * HA_CODE * HA_CODE_KEYS));
     for (int64_t j = 0; j < n; j++) {
         uint8_t *block = code + j / HA_CODE_KEYS * HA_CODE * HA_CODE_KEYS;
-        for (int64_t i = 0; i < HA_CODE; i++)
-            block[(i / 2 * HA_CODE_KEYS + j % HA_CODE_KEYS) * 2 + i % 2] =
-                (uint8_t)(HA_CODE_LARGEST + 1 + ha_code_of(det->factor[1] * (t->projection[j * ldp + i] -
-                                                                  t->centre[i])));
+        for (int64_t i = 0; i < HA_CODE; i++) {
+            float apart = t->projection[j * ldp + i] - t->centre[i];
+            int coded = ha_code_of(det->factor[1] * apart) + HA_CODE_LARGEST + 1;
+            block[(i / 2 * HA_CODE_KEYS + j % HA_CODE_KEYS) * 2 + i % 2] = (uint8_t)coded;
+        }
     }
 }

@@ -40,11 +40,9 @@ static inline int ha_code_blocks(const ha_recipe *r)
     return (int)((r->cell + HA_CODE_KEYS - 1) / HA_CODE_KEYS);
 }
 
-typedef struct ha_detect_thread ha_detect_thread;
-
 typedef struct ha_detectors {
     ha_detector *heads; /* [in flight][group] */
-    ha_detect_thread *threads;
+    struct ha_detect_thread *threads;
 } ha_detectors;
 
 /* Whether the plan has detectors at all. */
@@ -53,15 +51,13 @@ int ha_detects(const ha_cpu_plan *plan);
 void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_detectors *d);
 
 /* Finds directions for an era, from its queries and the keys that all its rows see. */
-void ha_detector_begin(const ha_cpu_plan *plan, ha_detector *det, ha_detect_thread *t,
-                       const ha_key_head *kh, int64_t head, const ha_order *order,
-                       const ha_era *era);
+void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
+                       ha_detector *det, const ha_key_head *kh, int64_t head,
+                       const ha_order *order, const ha_era *era);
 
 /* Codes of cell `number` of n keys, around its column. */
-void ha_detector_encode(const ha_cpu_plan *plan, const ha_detector *det, ha_detect_thread *t,
-                        const ha_key_head *kh, const ha_cells *cells, int64_t number,
-                        const uint32_t *keys, int64_t n);
-
-ha_detect_thread *ha_detect_thread_at(const ha_detectors *d, int thread);
+void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
+                        const ha_detector *det, const ha_key_head *kh, const ha_cells *cells,
+                        int64_t number, const uint32_t *keys, int64_t n);
 
 #endif

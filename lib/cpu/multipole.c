@@ -108,9 +108,9 @@ static void begin_detector(void *arg, int64_t place, int64_t head, int thread)
     ha_recipe r;
     ha_era era;
     era_of(st, place, &r, &era);
-    ha_detector_begin(plan, &m->detectors.heads[place * plan->group + head],
-                      ha_detect_thread_at(&m->detectors, thread), &st->call->heads[place], head,
-                      &m->orders.heads[place], &era);
+    ha_detector_begin(plan, &m->detectors, thread,
+                      &m->detectors.heads[place * plan->group + head], &st->call->heads[place],
+                      head, &m->orders.heads[place], &era);
     ha_clock_add(st->call, thread, HA_STAGE_HASH, start);
 }
 
@@ -137,8 +137,8 @@ static void encode_keys(void *arg, int64_t place, int64_t item, int thread)
     era_of(st, place, &r, &era);
     int64_t first = item / plan->group * CODED_KEYS, end = ha_min(era.end, first + CODED_KEYS);
     for (int64_t x = first; det->usable && x < end; x += r.cell)
-        ha_detector_encode(plan, det, ha_detect_thread_at(&m->detectors, thread),
-                           &st->call->heads[place], &m->sets.cells[index], x / r.cell,
+        ha_detector_encode(plan, &m->detectors, thread, det, &st->call->heads[place],
+                           &m->sets.cells[index], x / r.cell,
                            ha_past_keys(&m->orders.heads[place], &era, x), ha_min(r.cell, end - x));
     ha_clock_add(st->call, thread, HA_STAGE_HASH, start);
 }

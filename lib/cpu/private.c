@@ -102,12 +102,13 @@ static int64_t keep_hits(const lone_row *row, int64_t hits)
         if (x >= row->recipe.cell || position >= row->b->past)
             continue;
         uint32_t key = *ha_past_keys(row->b->order, row->b->era, position);
-        if ((int64_t)key < row->recipe.sinks || (w->place[cell] >= 0 && w->gone[w->place[cell] + x]))
+        int32_t place = w->place[cell];
+        if ((int64_t)key < row->recipe.sinks || (place >= 0 && w->gone[place + x]))
             continue;
         t->key[n] = key;
         t->column[n] = (uint32_t)w->column[cell];
-        t->share[n] = w->place[cell] >= 0
-                          ? w->key_score[w->place[cell] + x] - w->column_mass[w->column[cell]]
+        t->share[n] = place >= 0
+                          ? w->key_score[place + x] - w->column_mass[w->column[cell]]
                           : row->b->cells->share[position] + w->share[cell];
         n++;
     }
