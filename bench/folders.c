@@ -79,7 +79,8 @@ int folders_find(folder_list *list, const char *directory)
     if (status == STATUS_OK && list->count == 0)
         status = bad_input("%s: neither it nor a folder in it holds q.npy, k.npy and v.npy",
                            directory);
-    qsort(list->all, (size_t)list->count, sizeof *list->all, by_name);
+    if (list->count) /* an empty list has no array, and qsort wants one */
+        qsort(list->all, (size_t)list->count, sizeof *list->all, by_name);
     return status;
 }
 
