@@ -22,7 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "ha_limits.h" /* NR >= HA_MAX_PROJS at every level: a projection panel holds them all */
+#include "ha_limits.h"
 #include "hyperattn.h"
 #include "levels.h"
 
@@ -140,15 +140,50 @@ typedef struct ha_scores {
 #define HA_CODE 16
 #define HA_CODE_KEYS 16
 
+#define HA_CODE_LARGEST 31 /* of a query's numbers; a key's lie this far from HA_CODE_MIDDLE */
+#define HA_CODE_MIDDLE 32
+
+/* A key is a hit where
+ *     scale * score of its cell + unit * sum_i q_i (code_i - HA_CODE_MIDDLE) >= least
+ * or by a unit less. Cells come in sets of HA_CODE_KEYS. Each has a box, which holds the codes of
+ * its keys: code_i lies within half_i of middle_i. Cells whose box is too far away are passed
+ * over. */
 typedef struct ha_scan {
-    const uint8_t *codes;     /* [ncells][blocks] blocks */
-    const int8_t *q;          /* [HA_CODE] */
-    const int16_t *threshold; /* [ncells]; INT16_MAX: the cell is passed over */
-    int64_t ncells;
-    int blocks;               /* of a cell */
-    uint32_t *hit;            /* the first `room` keys above their cell's threshold, ascending */
+    const uint8_t *codes; /* [nsets][HA_CODE_KEYS] cells of `blocks` blocks */
+    const uint8_t *boxes; /* [nsets] pairs of blocks: middles, halves, 0..63; a cell is their key */
+    const int8_t *q;      /* [HA_CODE] */
+    const float *score;   /* [nsets][HA_CODE_KEYS]; NaN: nothing there is a hit */
+    float scale, least, unit;
+    int64_t nsets;
+    int blocks;           /* of a cell */
+    uint32_t *hit;        /* the first `room` hits, ascending */
     int64_t room;
 } ha_scan;
+
+#define HA_CODE_BLOCK (HA_CODE * HA_CODE_KEYS) /* bytes */
+
+/* What sum_i q_i code_i is where all codes are HA_CODE_MIDDLE. */
+static inline int ha_scan_shift(const int8_t *q)
+{
+    int sum = 0;
+    for (int i = 0; i < HA_CODE; i++)
+        sum += q[i];
+    return HA_CODE_MIDDLE * sum;
+}
+
+/* What that sum must be above for hits of the cells of a set: the integer below their need by one,
+ * as the sums are integers, and within what a sum can be. */
+static inline void ha_scan_thresholds(int16_t *threshold, const ha_scan *t, int64_t set, int shift)
+{
+    const float most = HA_CODE_LARGEST * HA_CODE_LARGEST * HA_CODE, per_unit = 1 / t->unit;
+    const float *score = t->score + set * HA_CODE_KEYS, scale = t->scale, least = t->least;
+    for (int x = 0; x < HA_CODE_KEYS; x++) {
+        float need = (least - scale * score[x]) * per_unit;
+        need = need < most + 2 ? need : most + 2; /* also a NaN */
+        need = need > -most ? need : -most;
+        threshold[x] = (int16_t)((int)need - 1 + shift);
+    }
+}
 
 /* One arithmetic: the type in which products are formed. State is f32 in each.
  *
@@ -191,11 +226,10 @@ typedef struct ha_kernels {
     ha_arith f32;
     const ha_arith *bf16; /* NULL: bf16 tensors are converted and go through f32 */
     void (*attend_in_place)(const ha_in_place *step);
-    /* [rows][r] projections proj_ij = x_i.g_j of rows onto r <= HA_MAX_PROJS directions, which
-     * f32.pack_k packed into one panel; ld >= r rounded up to lanes. x holds rows up to a multiple
-     * of MR, ldx apart. */
+    /* [rows][r] projections proj_ij = x_i.g_j of rows onto r directions, which f32.pack_k packed;
+     * ld >= r rounded up to lanes. x holds rows up to a multiple of MR, ldx apart. */
     void (*project)(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
-                    int64_t rows, int64_t head_dim, int r);
+                    int64_t rows, int64_t head_dim, int64_t r);
     /* Of projections, r <= HA_MAX_PROJS columns of rows ld apart that have whole vectors:
      * sum[j] = sum_i x_ij, f32 over some tens of rows and double over all. Returns 1 if all is
      * finite, sums of such parts too; else the sums mean nothing. */

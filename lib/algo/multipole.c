@@ -141,26 +141,23 @@ static int64_t row_with_near(const ha_layout *layout, const ha_recipe *recipe, i
     return ha_max(ha_max(0, -shift), ha_min(layout->nq, position - shift));
 }
 
-int ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number,
-              ha_era *era)
+int64_t ha_eras_of(const ha_layout *layout, int causal)
 {
-    if (!causal) {
-        era->q0 = number * HA_LONG_STRETCH;
-        era->nq = ha_min(HA_LONG_STRETCH, layout->nq - era->q0);
-        era->old = era->end = era->seen = layout->nk;
-        return era->q0 < layout->nq;
-    }
-    int64_t key = number * HA_LONG_STRETCH;
-    if (key >= layout->nk)
-        return 0;
-    int64_t next = row_with_near(layout, recipe, key + HA_LONG_STRETCH);
-    era->q0 = row_with_near(layout, recipe, key);
-    era->nq = ha_max(0, next - era->q0);
-    era->old = key;
-    int64_t first = era->q0 + layout->nk - layout->nq, last = first + era->nq - 1;
-    era->seen = era->nq ? ha_near_key(recipe, first) : key;
-    era->end = era->nq ? ha_near_key(recipe, last) : key;
-    return 1;
+    int64_t n = causal ? layout->nk : layout->nq;
+    return (n + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH;
+}
+
+ha_era ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number)
+{
+    int64_t start = number * HA_LONG_STRETCH, nk = layout->nk;
+    if (!causal)
+        return (ha_era){start, ha_min(HA_LONG_STRETCH, layout->nq - start), nk, nk, nk};
+    int64_t q0 = row_with_near(layout, recipe, start);
+    int64_t nq = ha_max(0, row_with_near(layout, recipe, start + HA_LONG_STRETCH) - q0);
+    if (!nq)
+        return (ha_era){q0, 0, start, start, start};
+    int64_t first = q0 + nk - layout->nq, last = first + nq - 1;
+    return (ha_era){q0, nq, start, ha_near_key(recipe, last), ha_near_key(recipe, first)};
 }
 
 /* ---- bundles --------------------------------------------------------------------------------- */

@@ -52,9 +52,9 @@ typedef struct ha_era {
     int64_t seen; /* the past of its first rows: what steers the era comes from there */
 } ha_era;
 
-/* Era `number` of a sequence; 0 behind the last. nq can be 0. */
-int ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number,
-              ha_era *era);
+/* The eras of a sequence, and era `number` of them, whose nq can be 0. */
+int64_t ha_eras_of(const ha_layout *layout, int causal);
+ha_era ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number);
 
 /* Rows in a bundle's leaf or, without a mask, in its stretch: bundles do not cross them. */
 typedef struct ha_bundle {

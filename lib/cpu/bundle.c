@@ -28,6 +28,11 @@ static sizes largest(const ha_cpu_plan *plan)
     return s;
 }
 
+int64_t ha_most_columns(const ha_cpu_plan *plan)
+{
+    return largest(plan).columns;
+}
+
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
 {
     const sizes s = largest(plan);

@@ -40,6 +40,9 @@ typedef struct ha_bundle_work {
     float *w, *tilt;
 } ha_bundle_work;
 
+/* Most columns of any bundle. */
+int64_t ha_most_columns(const ha_cpu_plan *plan);
+
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w);
 
 /* Loads the rows and forms their mean. */

@@ -12,10 +12,11 @@
 #define HA_CELLS_H
 
 #include "cpu/order.h"
+#include "int64.h"
 
 /* The cells of an era, as one query head sees them. All scores are log2. */
 typedef struct ha_cells {
-    float *query;    /* r: [ldk] */
+    float *query;    /* r of each era: [eras][ldk] */
     float *mass;     /* score of a query 0: A - s r.kt; -inf: no key */
     float *key;      /* kt, [cells][ldk] */
     float *value;    /* vt, [cells][ldv] */
@@ -45,14 +46,33 @@ static inline int ha_is_finite_row(const float *row, int64_t n)
     return odd == 0;
 }
 
-/* Most cells of any past. */
+/* Most cells of any past, and most eras of any sequence. */
 int64_t ha_most_cells(const ha_cpu_plan *plan);
+int64_t ha_most_eras(const ha_cpu_plan *plan);
 
 void ha_cells_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_cell_sets *sets);
 
-/* Expands the cells of era `number` of every key head in flight that has one. */
-void ha_cells_expand(ha_call *call, const ha_cell_sets *sets, const ha_orders *orders,
-                     int64_t number);
+/* r of an era: the mean of its rows. */
+void ha_cells_mean(const ha_cpu_plan *plan, const ha_cell_sets *sets, int thread,
+                   const ha_key_head *kh, int64_t head, const ha_era *era, float *mean);
+
+/* The keys at positions [first, first + n) of a past. */
+typedef struct ha_cell {
+    int64_t number, first, n;
+    const uint32_t *keys;
+} ha_cell;
+
+static inline ha_cell ha_cell_at(const ha_recipe *recipe, const ha_order *order,
+                                 const ha_era *era, int64_t number)
+{
+    int64_t first = number * recipe->cell, n = ha_min(recipe->cell, era->end - first);
+    return (ha_cell){number, first, n, ha_past_keys(order, era, first)};
+}
+
+/* Expands a cell around r, as rows of f32. */
+void ha_cells_expand(const ha_cpu_plan *plan, const ha_cell_sets *sets, int thread,
+                     const ha_key_head *kh, const ha_cells *cells, const ha_cell *cell,
+                     const float *r, int64_t sinks);
 
 /* Rows that become one column: n of them with log2 weights, which are lost. */
 typedef struct ha_expansion {

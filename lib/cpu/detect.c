@@ -44,19 +44,29 @@ static void carve_thread(ha_carver *c, const ha_cpu_plan *plan, ha_detect_thread
     t->centre = ha_carve(c, k->f32.mr * (ldp + ldk), sizeof(float));
 }
 
+static void carve_directions(ha_carver *c, const ha_cpu_plan *plan, ha_era_basis *directions)
+{
+    size_t bytes = ha_k_bytes(&plan->kernels->f32, HA_BASIS, plan->problem->head_dim);
+    for (int side = 0; side < 2; side++)
+        directions->packed[side] = ha_carve(c, (int64_t)bytes, 1);
+}
+
 void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_detectors *d)
 {
     const ha_recipe r = ha_recipe_of(plan->params, plan->max.nk, plan->problem->causal);
     int64_t heads = ha_detects(plan) ? plan->in_flight * plan->group : 0;
     int64_t dim = plan->problem->head_dim;
-    int64_t codes = ha_most_cells(plan) * ha_code_blocks(&r) * HA_CODE * HA_CODE_KEYS;
+    ha_era_basis unused;
+    int64_t cells = ha_round_up(ha_most_cells(plan), plan->kernels->f32.nr);
     d->heads = ha_carve(c, heads, sizeof *d->heads);
     for (int64_t i = 0; i < heads; i++) {
         ha_detector none, *det = c->base ? &d->heads[i] : &none;
-        for (int side = 0; side < 2; side++)
-            det->directions[side] =
-                ha_carve(c, (int64_t)ha_k_bytes(&plan->kernels->f32, HA_BASIS, dim), 1);
-        det->codes = ha_carve(c, codes, 1);
+        det->eras = ha_carve(c, ha_most_eras(plan), sizeof *det->eras);
+        for (int64_t e = 0; e < ha_most_eras(plan); e++)
+            carve_directions(c, plan, c->base ? &det->eras[e] : &unused);
+        det->codes = ha_carve(c, cells * ha_code_blocks(&r) * HA_CODE_BLOCK, 1);
+        det->boxes = ha_carve(c, cells / HA_CODE_KEYS * 2 * HA_CODE_BLOCK, 1);
+        det->columns = ha_carve(c, (int64_t)ha_k_bytes(&plan->kernels->f32, cells, dim), 1);
     }
     d->threads = ha_carve(c, nthreads, sizeof *d->threads);
     for (int i = 0; heads && i < nthreads; i++) {
@@ -139,14 +149,14 @@ static void pack_directions(const ha_cpu_plan *plan, const ha_detect_thread *t, 
 }
 
 void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                       ha_detector *det, const ha_key_head *kh, int64_t head,
+                       ha_era_basis *directions, const ha_key_head *kh, int64_t head,
                        const ha_order *order, const ha_era *era)
 {
     const hyperattn_problem *p = plan->problem;
     ha_detect_thread *t = &d->threads[thread];
     const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, p->causal);
     float scale = p->softmax_scale * HA_LOG2E;
-    det->usable = 0;
+    directions->usable = 0;
     int64_t n = sample_queries(plan, t, kh, head, era);
     if (!n)
         return;
@@ -157,42 +167,75 @@ void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int threa
     moments(plan, t, t->m, n);
     if (!ha_basis_find(&t->basis, t->c, t->m, p->head_dim, t->scratch))
         return;
-    pack_directions(plan, t, det->directions[0], t->basis.query);
-    pack_directions(plan, t, det->directions[1], t->basis.key);
+    pack_directions(plan, t, directions->packed[0], t->basis.query);
+    pack_directions(plan, t, directions->packed[1], t->basis.key);
     float factor = HA_CODE_LARGEST / (SPAN * sqrtf(t->basis.strongest));
-    det->factor[0] = scale < 0 ? -factor : factor;
-    det->factor[1] = factor;
-    det->unit = fabsf(scale) / (factor * factor);
-    det->left = fabsf(scale) * sqrtf(t->basis.left);
-    det->usable = det->unit > 0 && isfinite(det->unit) && isfinite(det->left);
+    directions->factor[0] = scale < 0 ? -factor : factor;
+    directions->factor[1] = factor;
+    directions->unit = fabsf(scale) / (factor * factor);
+    directions->left = fabsf(scale) * sqrtf(t->basis.left);
+    directions->usable = directions->unit > 0 && isfinite(directions->unit) && isfinite(directions->left);
 }
 
 /* ---- codes ----------------------------------------------------------------------------------- */
 
+/* Number i of key x in its block. */
+static uint8_t *code_at(uint8_t *block, int64_t x, int64_t i)
+{
+    return block + (i / 2 * HA_CODE_KEYS + x) * 2 + i % 2;
+}
+
+void ha_detector_open(const ha_cpu_plan *plan, const ha_detector *det, const ha_cells *cells,
+                      int64_t first, int64_t n)
+{
+    const ha_arith *f32 = &plan->kernels->f32;
+    int64_t dim = plan->problem->head_dim, set = first / HA_CODE_KEYS;
+    const ha_rows keys = {cells->key, ha_cells_ldk(plan), NULL, first, HYPERATTN_F32};
+    f32->pack_k(det->columns + ha_k_bytes(f32, first, dim) / sizeof(float), &keys, n, dim);
+    memset(det->boxes + set * 2 * HA_CODE_BLOCK, 0,
+           (size_t)((n + HA_CODE_KEYS - 1) / HA_CODE_KEYS * 2 * HA_CODE_BLOCK));
+}
+
+/* The box of n keys whose numbers i are code[j], as one of its set's. */
+static void set_box(uint8_t *box, int64_t x, int64_t i, const uint8_t *code, int64_t n)
+{
+    uint8_t low = UINT8_MAX, high = 0;
+    for (int64_t j = 0; j < n; j++) {
+        low = code[j] < low ? code[j] : low;
+        high = code[j] > high ? code[j] : high;
+    }
+    uint8_t middle = (uint8_t)((low + high) / 2);
+    *code_at(box, x, i) = middle;
+    *code_at(box + HA_CODE_BLOCK, x, i) = (uint8_t)(high - middle);
+}
+
 void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                        const ha_detector *det, const ha_key_head *kh, const ha_cells *cells,
-                        int64_t number, const uint32_t *keys, int64_t n)
+                        const ha_detector *det, const ha_era_basis *directions,
+                        const ha_key_head *kh, const ha_cells *cells, const ha_cell *cell)
 {
     const ha_kernels *kernels = plan->kernels;
     const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, plan->problem->causal);
     ha_detect_thread *t = &d->threads[thread];
     int64_t dim = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
-    int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes);
+    int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes), blocks = ha_code_blocks(&r);
     float *column = t->centre + kernels->f32.mr * ldp;
-    uint8_t *code = det->codes + number * ha_code_blocks(&r) * HA_CODE * HA_CODE_KEYS;
+    uint8_t *codes = det->codes + cell->number * blocks * HA_CODE_BLOCK;
+    uint8_t *box = det->boxes + cell->number / HA_CODE_KEYS * 2 * HA_CODE_BLOCK;
     ha_rows k = kh->k;
-    k.index = keys;
-    kernels->f32.load_q(t->rows, &k, n, dim);
-    memcpy(column, cells->key + number * ldk, (size_t)ldk * sizeof *column);
-    kernels->project(t->projection, ldp, t->rows, ldk, det->directions[1], n, dim, HA_BASIS);
-    kernels->project(t->centre, ldp, column, ldk, det->directions[1], 1, dim, HA_BASIS);
-    memset(code, 0, (size_t)(ha_code_blocks(&r) * HA_CODE * HA_CODE_KEYS));
-    for (int64_t j = 0; j < n; j++) {
-        uint8_t *block = code + j / HA_CODE_KEYS * HA_CODE * HA_CODE_KEYS;
-        for (int64_t i = 0; i < HA_CODE; i++) {
+    k.index = cell->keys;
+    kernels->f32.load_q(t->rows, &k, cell->n, dim);
+    memcpy(column, cells->key + cell->number * ldk, (size_t)ldk * sizeof *column);
+    kernels->project(t->projection, ldp, t->rows, ldk, directions->packed[1], cell->n, dim,
+                     HA_BASIS);
+    kernels->project(t->centre, ldp, column, ldk, directions->packed[1], 1, dim, HA_BASIS);
+    memset(codes, 0, (size_t)(blocks * HA_CODE_BLOCK));
+    for (int64_t i = 0; i < HA_CODE; i++) {
+        uint8_t code[HA_SHORT_STRETCH];
+        for (int64_t j = 0; j < cell->n; j++) {
             float apart = t->projection[j * ldp + i] - t->centre[i];
-            int coded = ha_code_of(det->factor[1] * apart) + HA_CODE_LARGEST + 1;
-            block[(i / 2 * HA_CODE_KEYS + j % HA_CODE_KEYS) * 2 + i % 2] = (uint8_t)coded;
+            code[j] = (uint8_t)(ha_code_of(directions->factor[1] * apart) + HA_CODE_MIDDLE);
+            *code_at(codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, j % HA_CODE_KEYS, i) = code[j];
         }
+        set_box(box, cell->number % HA_CODE_KEYS, i, code, cell->n);
     }
 }

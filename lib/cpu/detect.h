@@ -13,18 +13,22 @@
 #include "algo/basis.h"
 #include "cpu/bundle.h"
 
-/* What an era's cells know of their keys, for one query head. */
-typedef struct ha_detector {
+/* The directions of an era, for one query head. */
+typedef struct ha_era_basis {
     int usable;
-    float *directions[2]; /* packed: of queries, of keys */
-    float factor[2];      /* from a projection to a code */
-    float unit;           /* score of a product of codes of 1, as log2 */
-    float left;           /* standard deviation of scores that codes leave out, as log2 */
-    uint8_t *codes;       /* [cells][blocks] */
-} ha_detector;
+    float *packed[2]; /* of queries, of keys */
+    float factor[2];  /* from a projection to a code */
+    float unit;       /* score of a product of codes of 1, as log2 */
+    float left;       /* standard deviation of scores that codes leave out, as log2 */
+} ha_era_basis;
 
-/* The largest number of a code. */
-#define HA_CODE_LARGEST 31
+typedef struct ha_detector {
+    ha_era_basis *eras;
+    /* of the era at work: */
+    uint8_t *codes; /* of keys: [cells][blocks] */
+    uint8_t *boxes; /* that they lie in: see ha_scan */
+    float *columns; /* packed keys of the cells' columns */
+} ha_detector;
 
 /* The nearest number of a code; 0 for a NaN. */
 static inline int ha_code_of(float x)
@@ -52,12 +56,17 @@ void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
 
 /* Finds directions for an era, from its queries and the keys that all its rows see. */
 void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                       ha_detector *det, const ha_key_head *kh, int64_t head,
+                       ha_era_basis *directions, const ha_key_head *kh, int64_t head,
                        const ha_order *order, const ha_era *era);
 
-/* Codes of cell `number` of n keys, around its column. */
+/* Codes of a cell's keys, around its column. */
 void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                        const ha_detector *det, const ha_key_head *kh, const ha_cells *cells,
-                        int64_t number, const uint32_t *keys, int64_t n);
+                        const ha_detector *det, const ha_era_basis *directions,
+                        const ha_key_head *kh, const ha_cells *cells, const ha_cell *cell);
+
+/* Packs the columns of the n cells from `first` on, which begin a panel, and clears the boxes of
+ * those sets of cells that the panel is made of. */
+void ha_detector_open(const ha_cpu_plan *plan, const ha_detector *det, const ha_cells *cells,
+                      int64_t first, int64_t n);
 
 #endif

@@ -78,68 +78,109 @@ static void attend_columns(const ha_cpu_plan *plan, ha_multipole_thread *t, int6
 
 /* ---- eras ------------------------------------------------------------------------------------ */
 
-static int era_of(const stage *st, int64_t place, ha_recipe *r, ha_era *era)
+/* What an item works on: an era of one query head. */
+typedef struct era_at {
+    const ha_key_head *kh;
+    const ha_order *order;
+    const ha_cells *cells;
+    const ha_detector *det; /* or NULL */
+    int64_t head, number;
+    ha_recipe recipe;
+    ha_era era;
+    float *query;           /* its mean */
+} era_at;
+
+static era_at era_of(const stage *st, int64_t place, int64_t head, int64_t number)
 {
     const ha_cpu_plan *plan = st->call->plan;
-    const ha_layout *l = st->call->heads[place].layout;
-    *r = ha_recipe_of(plan->params, l->nk, plan->problem->causal);
-    return ha_era_at(l, r, plan->problem->causal, st->number, era);
+    const ha_multipole *m = st->multipole;
+    const ha_key_head *kh = &st->call->heads[place];
+    int64_t index = place * plan->group + head;
+    era_at at = {.kh = kh, .order = &m->orders.heads[place], .cells = &m->sets.cells[index],
+                 .det = ha_detects(plan) ? &m->detectors.heads[index] : NULL, .head = head,
+                 .number = number};
+    at.recipe = ha_recipe_of(plan->params, kh->layout->nk, plan->problem->causal);
+    at.era = ha_era_at(kh->layout, &at.recipe, plan->problem->causal, number);
+    at.query = at.cells->query + number * ha_cells_ldk(plan);
+    return at;
 }
 
-/* ---- detectors ------------------------------------------------------------------------------- */
-
-/* Keys that one item of coding takes. */
-#define CODED_KEYS 1024
-
-static int64_t count_detectors(const void *arg, int64_t place)
+static int64_t count_eras(const void *arg, int64_t place)
 {
     const stage *st = arg;
-    ha_recipe r;
-    ha_era era;
-    return era_of(st, place, &r, &era) && era.nq > 0 ? st->call->plan->group : 0;
+    const ha_cpu_plan *plan = st->call->plan;
+    return ha_eras_of(st->call->heads[place].layout, plan->problem->causal) * plan->group;
 }
 
-static void begin_detector(void *arg, int64_t place, int64_t head, int thread)
+/* What the era's queries are like. */
+static void begin_era(void *arg, int64_t place, int64_t item, int thread)
 {
     const stage *st = arg;
     const ha_multipole *m = st->multipole;
     const ha_cpu_plan *plan = st->call->plan;
+    const era_at at = era_of(st, place, item % plan->group, item / plan->group);
     double start = ha_clock(st->call);
-    ha_recipe r;
-    ha_era era;
-    era_of(st, place, &r, &era);
-    ha_detector_begin(plan, &m->detectors, thread,
-                      &m->detectors.heads[place * plan->group + head], &st->call->heads[place],
-                      head, &m->orders.heads[place], &era);
+    if (at.era.nq == 0)
+        return;
+    ha_cells_mean(plan, &m->sets, thread, at.kh, at.head, &at.era, at.query);
+    if (at.det)
+        ha_detector_begin(plan, &m->detectors, thread, &at.det->eras[at.number], at.kh, at.head,
+                          at.order, &at.era);
     ha_clock_add(st->call, thread, HA_STAGE_HASH, start);
 }
 
-static int64_t count_codes(const void *arg, int64_t place)
+/* ---- cells ----------------------------------------------------------------------------------- */
+
+static int has_era(const stage *st, int64_t place)
 {
-    const stage *st = arg;
-    ha_recipe r;
-    ha_era era;
-    if (!era_of(st, place, &r, &era) || era.nq <= 0)
-        return 0;
-    return (era.end + CODED_KEYS - 1) / CODED_KEYS * st->call->plan->group;
+    const ha_layout *l = st->call->heads[place].layout;
+    return st->number < ha_eras_of(l, st->call->plan->problem->causal);
 }
 
-static void encode_keys(void *arg, int64_t place, int64_t item, int thread)
+/* Cells of an item: those of a panel. */
+static int64_t item_cells(const ha_cpu_plan *plan)
+{
+    return plan->kernels->f32.nr;
+}
+
+static int64_t cells_of(const era_at *at)
+{
+    return (at->era.end + at->recipe.cell - 1) / at->recipe.cell;
+}
+
+static int64_t count_cells(const void *arg, int64_t place)
+{
+    const stage *st = arg;
+    const ha_cpu_plan *plan = st->call->plan;
+    if (!has_era(st, place))
+        return 0;
+    const era_at at = era_of(st, place, 0, st->number);
+    int64_t items = (cells_of(&at) + item_cells(plan) - 1) / item_cells(plan);
+    return at.era.nq ? items * plan->group : 0;
+}
+
+static void expand_cells(void *arg, int64_t place, int64_t item, int thread)
 {
     const stage *st = arg;
     const ha_multipole *m = st->multipole;
     const ha_cpu_plan *plan = st->call->plan;
-    int64_t index = place * plan->group + item % plan->group;
-    const ha_detector *det = &m->detectors.heads[index];
+    const era_at at = era_of(st, place, item % plan->group, st->number);
+    const ha_era_basis *directions = at.det ? &at.det->eras[at.number] : NULL;
+    int64_t first = item / plan->group * item_cells(plan);
+    int64_t end = ha_min(first + item_cells(plan), cells_of(&at));
     double start = ha_clock(st->call);
-    ha_recipe r;
-    ha_era era;
-    era_of(st, place, &r, &era);
-    int64_t first = item / plan->group * CODED_KEYS, end = ha_min(era.end, first + CODED_KEYS);
-    for (int64_t x = first; det->usable && x < end; x += r.cell)
-        ha_detector_encode(plan, &m->detectors, thread, det, &st->call->heads[place],
-                           &m->sets.cells[index], x / r.cell,
-                           ha_past_keys(&m->orders.heads[place], &era, x), ha_min(r.cell, end - x));
+    for (int64_t x = first; x < end; x++) {
+        const ha_cell cell = ha_cell_at(&at.recipe, at.order, &at.era, x);
+        ha_cells_expand(plan, &m->sets, thread, at.kh, at.cells, &cell, at.query, at.recipe.sinks);
+    }
+    if (directions && directions->usable) {
+        ha_detector_open(plan, at.det, at.cells, first, end - first);
+        for (int64_t x = first; x < end; x++) {
+            const ha_cell cell = ha_cell_at(&at.recipe, at.order, &at.era, x);
+            ha_detector_encode(plan, &m->detectors, thread, at.det, directions, at.kh, at.cells,
+                               &cell);
+        }
+    }
     ha_clock_add(st->call, thread, HA_STAGE_HASH, start);
 }
 
@@ -149,12 +190,10 @@ static int64_t count_bundles(const void *arg, int64_t place)
 {
     const stage *st = arg;
     const ha_cpu_plan *plan = st->call->plan;
-    ha_recipe r;
-    ha_era era;
-    if (!era_of(st, place, &r, &era))
+    if (!has_era(st, place))
         return 0;
-    return ha_era_bundles(st->call->heads[place].layout, &r, plan->problem->causal, &era) *
-           plan->group;
+    const era_at at = era_of(st, place, 0, st->number);
+    return ha_era_bundles(at.kh->layout, &at.recipe, plan->problem->causal, &at.era) * plan->group;
 }
 
 static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
@@ -162,20 +201,14 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     const stage *st = arg;
     const ha_call *call = st->call;
     const ha_cpu_plan *plan = call->plan;
-    const ha_key_head *kh = &call->heads[place];
-    const ha_order *order = &st->multipole->orders.heads[place];
     ha_multipole_thread *t = &st->multipole->threads[thread];
-    int64_t head = item % plan->group;
-    const ha_cells *cells = &st->multipole->sets.cells[place * plan->group + head];
     int causal = plan->problem->causal;
-    ha_recipe r;
-    ha_era era;
-    era_of(st, place, &r, &era);
-    const ha_bundle b = ha_bundle_at(kh->layout, &r, causal, &era, item / plan->group);
+    const era_at e = era_of(st, place, item % plan->group, st->number);
+    const ha_bundle b = ha_bundle_at(e.kh->layout, &e.recipe, causal, &e.era, item / plan->group);
     if (b.rows <= 0)
         return;
-    const uint32_t *rows = order->rows + head * kh->layout->nq + b.first;
-    const ha_query_rows at = {kh, head, rows, 0, b.rows};
+    const uint32_t *rows = e.order->rows + e.head * e.kh->layout->nq + b.first;
+    const ha_query_rows at = {e.kh, e.head, rows, 0, b.rows};
     double clock = ha_clock(call);
     ha_softmax_load_q(plan, &t->rows, &at);
     if (causal)
@@ -183,49 +216,33 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     else
         ha_softmax_clear(plan, &t->rows, at.rows);
     clock = ha_clock_add(call, thread, HA_STAGE_STATE, clock);
-    attend_keys(plan, t, &at, NULL, r.sinks);
+    attend_keys(plan, t, &at, NULL, e.recipe.sinks);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     ha_bundle_load(plan, &t->bundle, &at);
-    ha_bundle_columns(plan, &t->bundle, kh, order, cells, &era, b.past);
+    ha_bundle_columns(plan, &t->bundle, e.kh, e.order, e.cells, &e.era, b.past);
     clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
     attend_keys(plan, t, &at, t->bundle.selected, t->bundle.nselected);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     attend_columns(plan, t, at.rows);
-    const ha_open_bundle open = {&at, &t->bundle, cells, order, &era, b.past, &t->rows};
-    if (ha_detects(plan))
-        ha_private_keys(plan, &st->multipole->privates, thread,
-                        &st->multipole->detectors.heads[place * plan->group + head], &open);
+    const ha_open_bundle open = {&at, &t->bundle, e.cells, e.order, &e.era, b.past, &t->rows};
+    if (e.det)
+        ha_private_keys(plan, &st->multipole->privates, thread, e.det, &e.det->eras[e.number],
+                        &open);
     clock = ha_clock_add(call, thread, HA_STAGE_SAMPLE, clock);
     ha_softmax_finish(plan, &t->rows, &at);
     ha_clock_add(call, thread, HA_STAGE_STATE, clock);
 }
 
-/* Eras of the longest sequence in flight. */
-static int64_t eras_of(const ha_call *call)
-{
-    const ha_cpu_plan *plan = call->plan;
-    int64_t most = 0;
-    ha_era era;
-    for (int64_t i = 0; i < call->nheads; i++) {
-        const ha_layout *l = call->heads[i].layout;
-        const ha_recipe r = ha_recipe_of(plan->params, l->nk, plan->problem->causal);
-        while (ha_era_at(l, &r, plan->problem->causal, most, &era))
-            most++;
-    }
-    return most;
-}
-
 void ha_multipole_forward(ha_call *call, const ha_multipole *m, const ha_states *states)
 {
     stage st = {call, m, states, 0};
-    int64_t eras = eras_of(call);
+    int64_t eras = 0;
+    for (int64_t i = 0; i < call->nheads; i++)
+        eras = ha_max(eras, ha_eras_of(call->heads[i].layout, call->plan->problem->causal));
     ha_orders_sort(call, &m->orders);
+    ha_for_items(call, count_eras, begin_era, &st);
     for (; st.number < eras; st.number++) {
-        ha_cells_expand(call, &m->sets, &m->orders, st.number);
-        if (ha_detects(call->plan)) {
-            ha_for_items(call, count_detectors, begin_detector, &st);
-            ha_for_items(call, count_codes, encode_keys, &st);
-        }
+        ha_for_items(call, count_cells, expand_cells, &st);
         ha_for_items(call, count_bundles, attend_bundle, &st);
     }
 }

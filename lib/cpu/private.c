@@ -6,11 +6,11 @@
 
 #include "int64.h"
 
-/* The largest product of two codes. */
-#define LARGEST_PRODUCT (HA_CODE_LARGEST * HA_CODE_LARGEST * HA_CODE)
-
 /* Standard deviations of what codes leave out by which a guess may be low. */
 #define MARGIN 2
+
+/* Rows that columns are scored for at a time. */
+#define SCORED_ROWS 16
 
 /* Most keys of one row that are scored at a time. */
 #define ROOM 1024
@@ -25,28 +25,38 @@
 /* One thread's buffers. */
 typedef struct ha_private_thread {
     float *projection; /* [rows of a bundle][HA_BASIS] */
-    float *score;      /* [cells][4] */
-    int16_t *threshold;
+    float *by_cell;    /* products with the columns of the era: [rows][sets of cells] */
+    float *by_column;  /* and with those of the bundle: [rows][columns] */
+    float *columns;    /* which are packed here */
     uint32_t *hit, *key, *column;
     float *exact, *model, *share;
     float *value;      /* [ldv] */
 } ha_private_thread;
 
+static int64_t scored_rows(const ha_cpu_plan *plan)
+{
+    return ha_round_up(SCORED_ROWS, plan->kernels->f32.mr);
+}
+
 void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_privates *privates)
 {
     const ha_kernels *k = plan->kernels;
-    int64_t cells = ha_most_cells(plan), ldp = ha_round_up(HA_BASIS, k->f32.lanes);
+    int64_t ldp = ha_round_up(HA_BASIS, k->f32.lanes), rows = scored_rows(plan);
+    int64_t cells = ha_round_up(ha_most_cells(plan), HA_CODE_KEYS);
+    int64_t columns = ha_most_columns(plan);
     privates->threads = ha_carve(c, nthreads, sizeof *privates->threads);
     for (int i = 0; i < nthreads; i++) {
         ha_private_thread none, *t = c->base ? &privates->threads[i] : &none;
         t->projection = ha_carve(c, ha_round_up(HA_BUNDLE_ROWS, k->f32.mr) * ldp, sizeof(float));
-        t->score = ha_carve(c, 4 * cells + HA_SCORES_PAD, sizeof(float));
-        t->threshold = ha_carve(c, cells, sizeof *t->threshold);
+        t->by_cell = ha_carve(c, rows * cells, sizeof(float));
+        t->by_column = ha_carve(c, rows * ha_round_up(columns, k->f32.lanes), sizeof(float));
+        t->columns = ha_carve(
+            c, (int64_t)ha_k_bytes(&k->f32, columns, plan->problem->head_dim), 1);
         t->hit = ha_carve(c, ROOM, sizeof *t->hit);
         t->key = ha_carve(c, ROOM, sizeof *t->key);
         t->column = ha_carve(c, ROOM, sizeof *t->column);
         t->exact = ha_carve(c, ROOM + HA_SCORES_PAD, sizeof(float));
-        t->model = ha_carve(c, ROOM + HA_SCORES_PAD, sizeof(float));
+        t->model = ha_carve(c, ROOM, sizeof(float));
         t->share = ha_carve(c, ROOM, sizeof(float));
         t->value = ha_carve(c, ha_cells_ldv(plan), sizeof(float));
     }
@@ -58,35 +68,28 @@ void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_p
 typedef struct lone_row {
     const ha_cpu_plan *plan;
     const ha_detector *det;
+    const ha_era_basis *directions;
     ha_private_thread *t;
     const ha_open_bundle *b;
     const ha_bundle_work *w; /* of b */
     ha_recipe recipe;
-    int rows; /* that are scored together */
+    int64_t nsets;
     int64_t i;
+    const float *projection, *by_cell, *by_column; /* its own */
 } lone_row;
 
-/* The keys whose guess is at least `least`; column scores are t->score[x * rows + lane]. */
-static int64_t scan_row(const lone_row *row, const float *projection, int lane, float least)
+/* The keys whose guess is at least `least`. */
+static int64_t scan_row(const lone_row *row, float least)
 {
-    ha_private_thread *t = row->t;
     int8_t q[HA_CODE];
-    int64_t ncells = (row->b->past + row->recipe.cell - 1) / row->recipe.cell;
-    float per_unit = 1 / row->det->unit;
-    int shift = 0;
-    for (int64_t c = 0; c < HA_CODE; c++) {
-        q[c] = (int8_t)ha_code_of(row->det->factor[0] * projection[c]);
-        shift += (HA_CODE_LARGEST + 1) * q[c];
-    }
-    for (int64_t x = 0; x < ncells; x++) {
-        /* the products are integers above need when they are above the integer below it */
-        float need = (least - t->score[x * row->rows + lane]) * per_unit;
-        int none = !(need <= LARGEST_PRODUCT) || row->w->column[x] < 0; /* also for a NaN */
-        need = need > -LARGEST_PRODUCT ? need : -LARGEST_PRODUCT;
-        t->threshold[x] = none ? INT16_MAX : (int16_t)((int)need - 1 + shift);
-    }
-    const ha_scan scan = {row->det->codes, q, t->threshold, ncells, ha_code_blocks(&row->recipe),
-                          t->hit, ROOM};
+    for (int64_t c = 0; c < HA_CODE; c++)
+        q[c] = (int8_t)ha_code_of(row->directions->factor[0] * row->projection[c]);
+    const ha_scan scan = {
+        .codes = row->det->codes, .boxes = row->det->boxes, .q = q, .score = row->by_cell,
+        .scale = row->plan->problem->softmax_scale * HA_LOG2E, .least = least,
+        .unit = row->directions->unit, .nsets = row->nsets,
+        .blocks = ha_code_blocks(&row->recipe), .hit = row->t->hit, .room = ROOM,
+    };
     return row->plan->kernels->scan_codes(&scan);
 }
 
@@ -95,9 +98,10 @@ static int64_t keep_hits(const lone_row *row, int64_t hits)
 {
     ha_private_thread *t = row->t;
     const ha_bundle_work *w = row->w;
-    int64_t slots = ha_code_blocks(&row->recipe) * HA_CODE_KEYS, n = 0;
+    uint32_t slots = (uint32_t)ha_code_blocks(&row->recipe) * HA_CODE_KEYS;
+    int64_t n = 0;
     for (int64_t h = 0; h < hits; h++) {
-        int64_t cell = t->hit[h] / slots, x = t->hit[h] % slots;
+        uint32_t cell = t->hit[h] / slots, x = t->hit[h] % slots;
         int64_t position = cell * row->recipe.cell + x;
         if (x >= row->recipe.cell || position >= row->b->past)
             continue;
@@ -123,15 +127,13 @@ static void weigh(const lone_row *row, int64_t n, float *top)
     int64_t ldk = ha_cells_ldk(plan);
     const float *q = row->w->q + row->i * ldk;
     float scale = plan->problem->softmax_scale * HA_LOG2E;
-    ha_rows k = row->b->at->kh->k, columns = row->w->columns.k;
+    ha_rows k = row->b->at->kh->k;
     k.index = t->key;
-    columns.index = t->column;
     const ha_scores exact = {t->exact, q, ldk, k, n, plan->problem->head_dim, 1, scale};
-    const ha_scores model = {t->model, q, ldk, columns, n, plan->problem->head_dim, 1, scale};
     plan->kernels->score_rows(&exact);
-    plan->kernels->score_rows(&model);
     for (int64_t j = 0; j < n; j++) {
-        t->model[j] += row->w->columns.logw[t->column[j]] + t->share[j];
+        uint32_t column = t->column[j];
+        t->model[j] = row->by_column[column] * scale + row->w->columns.logw[column] + t->share[j];
         *top = t->exact[j] > *top ? t->exact[j] : *top;
     }
     for (int64_t j = 0; j < n; j++) {
@@ -196,58 +198,70 @@ static void add_private(const lone_row *row, int64_t n)
     s->l[i] = sum;
 }
 
-static void detect_row(const lone_row *row, const float *projection, int lane)
+static void detect_row(const lone_row *row)
 {
     const ha_softmax *s = row->b->s;
     float least = s->m[row->i] + log2f(s->l[row->i]) - row->recipe.depth * HA_LOG2E -
-                  MARGIN * row->det->left;
+                  MARGIN * row->directions->left;
     if (!row->w->finite[row->i] || !isfinite(least))
         return;
-    int64_t hits = scan_row(row, projection, lane, least);
+    int64_t hits = scan_row(row, least);
     for (float step = 1; hits == ROOM; step *= 2) { /* scores may be of any size */
         least += step;
-        hits = scan_row(row, projection, lane, least);
+        hits = scan_row(row, least);
     }
     int64_t n = keep_hits(row, hits);
     if (n)
         add_private(row, n);
 }
 
-/* t->score: of the bundle's rows from row i on that are scored together, by each column of the
- * era. */
-static void score_columns(const lone_row *row, int64_t i, int64_t ncells)
+/* ---- a bundle -------------------------------------------------------------------------------- */
+
+/* by_cell of n rows: where a cell has no column, or does not exist, NaN. */
+static void score_cells(const lone_row *row, const float *q, int64_t n)
 {
     const ha_cpu_plan *plan = row->plan;
-    int64_t ldk = ha_cells_ldk(plan);
-    const ha_rows keys = {row->b->cells->key, ldk, NULL, 0, HYPERATTN_F32};
-    const ha_scores scores = {row->t->score, row->w->q + i * ldk, ldk, keys, ncells,
-                              plan->problem->head_dim, row->rows,
-                              plan->problem->softmax_scale * HA_LOG2E};
-    plan->kernels->score_rows(&scores);
+    int64_t ld = row->nsets * HA_CODE_KEYS;
+    int64_t ncells = (row->b->past + row->recipe.cell - 1) / row->recipe.cell;
+    float *by_cell = row->t->by_cell;
+    plan->kernels->project(by_cell, ld, q, ha_cells_ldk(plan), row->det->columns, n,
+                           plan->problem->head_dim, ld);
+    for (int64_t x = 0; x < ld; x++)
+        for (int64_t i = 0; i < n && (x >= ncells || row->w->column[x] < 0); i++)
+            by_cell[i * ld + x] = NAN;
 }
 
 void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int thread,
-                     const ha_detector *det, const ha_open_bundle *bundle)
+                     const ha_detector *det, const ha_era_basis *directions,
+                     const ha_open_bundle *bundle)
 {
     const ha_kernels *kernels = plan->kernels;
-    int64_t n = bundle->at->rows, nk = bundle->at->kh->layout->nk;
-    int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes);
-    lone_row row = {plan, det, &privates->threads[thread], bundle, bundle->work,
-                    ha_recipe_of(plan->params, nk, plan->problem->causal), n < 4 ? 1 : 4, 0};
-    int64_t ncells = (bundle->past + row.recipe.cell - 1) / row.recipe.cell;
-    float *projection = row.t->projection;
-    if (!det->usable)
+    const ha_bundle_work *w = bundle->work;
+    ha_private_thread *t = &privates->threads[thread];
+    int64_t n = bundle->at->rows, d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
+    int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes), step = scored_rows(plan);
+    int64_t ldc = ha_round_up(w->columns.n, kernels->f32.lanes);
+    const ha_recipe recipe =
+        ha_recipe_of(plan->params, bundle->at->kh->layout->nk, plan->problem->causal);
+    int64_t ncells = (bundle->past + recipe.cell - 1) / recipe.cell;
+    lone_row row = {.plan = plan, .det = det, .directions = directions, .t = t, .b = bundle,
+                    .w = w, .recipe = recipe,
+                    .nsets = (ncells + HA_CODE_KEYS - 1) / HA_CODE_KEYS};
+    if (!directions->usable)
         return;
-    kernels->project(projection, ldp, row.w->q, ha_cells_ldk(plan), det->directions[0], n,
-                     plan->problem->head_dim, HA_BASIS);
-    for (int64_t first = 0; first < n; first += 4) {
-        /* the last rows repeat those before them, where there are fewer than four */
-        int64_t from = ha_max(0, ha_min(first, n - 4));
-        for (int64_t i = first; i < ha_min(n, first + 4); i++) {
-            if (row.rows == 1 || i == first)
-                score_columns(&row, row.rows == 1 ? i : from, ncells);
-            row.i = i;
-            detect_row(&row, projection + i * ldp, row.rows == 1 ? 0 : (int)(i - from));
+    kernels->project(t->projection, ldp, w->q, ldk, directions->packed[0], n, d, HA_BASIS);
+    kernels->f32.pack_k(t->columns, &w->columns.k, w->columns.n, d);
+    for (int64_t first = 0; first < n; first += step) {
+        int64_t rows = ha_min(step, n - first);
+        score_cells(&row, w->q + first * ldk, rows);
+        kernels->project(t->by_column, ldc, w->q + first * ldk, ldk, t->columns, rows, d,
+                         w->columns.n);
+        for (int64_t i = 0; i < rows; i++) {
+            row.i = first + i;
+            row.projection = t->projection + row.i * ldp;
+            row.by_cell = t->by_cell + i * row.nsets * HA_CODE_KEYS;
+            row.by_column = t->by_column + i * ldc;
+            detect_row(&row);
         }
     }
 }

@@ -28,6 +28,7 @@ typedef struct ha_open_bundle {
 
 /* Finds the private keys of its rows, and adds them. */
 void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int thread,
-                     const ha_detector *det, const ha_open_bundle *bundle);
+                     const ha_detector *det, const ha_era_basis *directions,
+                     const ha_open_bundle *bundle);
 
 #endif

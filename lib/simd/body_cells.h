@@ -91,21 +91,37 @@ static void sum_rows(float *sum, const ha_rows *x, const float *w, int64_t ldw, 
 
 /* ---- scan_codes ------------------------------------------------------------------------------ */
 
+/* Hits of one cell, behind `found` others. */
+static inline __attribute__((always_inline)) int64_t scan_cell(const ha_scan *t, const vcode *q,
+                                                               int64_t cell, int16_t threshold,
+                                                               int64_t found)
+{
+    const vcode_sums least = vcode_set1(threshold);
+    for (int64_t b = cell * t->blocks; b < (cell + 1) * t->blocks; b++) {
+        uint32_t above = vcode_above(vcode_sum(t->codes + b * HA_CODE_BLOCK, q), least);
+        for (; above && found < t->room; above &= above - 1)
+            t->hit[found++] = (uint32_t)(b * HA_CODE_KEYS + __builtin_ctz(above) / 2);
+    }
+    return found;
+}
+
 static int64_t scan_codes(const ha_scan *t)
 {
-    const vcode q = vcode_load(t->q);
+    int16_t threshold[HA_CODE_KEYS];
+    int8_t size[HA_CODE];
     int64_t found = 0;
-    for (int64_t c = 0; c < t->ncells; c++) {
-        if (t->threshold[c] == INT16_MAX)
-            continue;
-        for (int64_t b = c * t->blocks; b < (c + 1) * t->blocks; b++) {
-            uint32_t above = vcode_above(t->codes + b * HA_CODE * HA_CODE_KEYS, &q,
-                                         t->threshold[c]);
-            for (; above; above &= above - 1) {
-                if (found == t->room)
-                    return found;
-                t->hit[found++] = (uint32_t)(b * HA_CODE_KEYS + __builtin_ctz(above) / 2);
-            }
+    for (int i = 0; i < HA_CODE; i++)
+        size[i] = (int8_t)(t->q[i] < 0 ? -t->q[i] : t->q[i]);
+    const vcode q = vcode_load(t->q), reach = vcode_load(size);
+    const int shift = ha_scan_shift(t->q);
+    for (int64_t s = 0; s < t->nsets && found < t->room; s++) {
+        const uint8_t *box = t->boxes + 2 * s * HA_CODE_BLOCK;
+        ha_scan_thresholds(threshold, t, s, shift);
+        vcode_sums most = vcode_adds(vcode_sum(box, &q), vcode_sum(box + HA_CODE_BLOCK, &reach));
+        uint32_t near = vcode_above(most, vcode_sums_load(threshold));
+        for (; near; near &= near - 1) {
+            int x = __builtin_ctz(near) / 2;
+            found = scan_cell(t, &q, s * HA_CODE_KEYS + x, threshold[x], found);
         }
     }
     return found;

@@ -41,17 +41,15 @@ static inline __attribute__((always_inline)) void project_rows(float *proj, int6
 }
 
 static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
-                    int64_t rows, int64_t head_dim, int r)
+                    int64_t rows, int64_t head_dim, int64_t r)
 {
-    switch ((r + VLEN - 1) / VLEN) {
-    case 1: project_rows(proj, ld, x, ldx, g, rows, head_dim, 1); break;
-#if HA_MAX_PROJS > VLEN
-    case 2: project_rows(proj, ld, x, ldx, g, rows, head_dim, 2); break;
-#endif
-#if HA_MAX_PROJS > 2 * VLEN
-    case 3: project_rows(proj, ld, x, ldx, g, rows, head_dim, 3); break;
-    case 4: project_rows(proj, ld, x, ldx, g, rows, head_dim, 4); break;
-#endif
+    for (; r > 0; r -= NR, proj += NR, g += NR * head_dim) {
+        switch (r < NR ? (r + VLEN - 1) / VLEN : NRV) {
+        case 1: project_rows(proj, ld, x, ldx, g, rows, head_dim, 1); break;
+        case 2: project_rows(proj, ld, x, ldx, g, rows, head_dim, 2); break;
+        case 3: project_rows(proj, ld, x, ldx, g, rows, head_dim, 3); break;
+        default: project_rows(proj, ld, x, ldx, g, rows, head_dim, 4); break;
+        }
     }
 }
 

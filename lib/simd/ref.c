@@ -3,6 +3,7 @@
  * The C reference of every kernel, and the portable level.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -244,13 +245,14 @@ static void dot_rows(float *dot, const ha_rows *a, const ha_rows *b, int64_t row
 }
 
 static void project(float *proj, int64_t ld, const float *x, int64_t ldx, const float *g,
-                    int64_t rows, int64_t head_dim, int r)
+                    int64_t rows, int64_t head_dim, int64_t r)
 {
     for (int64_t i = 0; i < rows; i++)
-        for (int j = 0; j < r; j++) {
+        for (int64_t j = 0; j < r; j++) {
+            const float *panel = g + j / NR * NR * head_dim;
             float sum = 0;
             for (int64_t c = 0; c < head_dim; c++)
-                sum += x[i * ldx + c] * g[c * NR + j];
+                sum += x[i * ldx + c] * panel[c * NR + j % NR];
             proj[i * ld + j] = sum;
         }
 }

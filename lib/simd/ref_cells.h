@@ -25,16 +25,39 @@ static void sum_rows(float *sum, const ha_rows *x, const float *w, int64_t ldw, 
     }
 }
 
+/* sum_i q_i code_i of key x of a block. */
+static int code_sum(const uint8_t *block, const int8_t *q, int x)
+{
+    int sum = 0;
+    for (int i = 0; i < HA_CODE; i++)
+        sum += q[i] * block[(i / 2 * HA_CODE_KEYS + x) * 2 + i % 2];
+    return sum;
+}
+
+static int box_is_near(const ha_scan *t, int64_t set, int x, int threshold)
+{
+    const uint8_t *box = t->boxes + 2 * set * HA_CODE_BLOCK;
+    int8_t size[HA_CODE];
+    for (int i = 0; i < HA_CODE; i++)
+        size[i] = (int8_t)abs(t->q[i]);
+    int most = code_sum(box, t->q, x) + code_sum(box + HA_CODE_BLOCK, size, x);
+    return most > threshold;
+}
+
 static int64_t scan_codes(const ha_scan *t)
 {
-    int64_t found = 0;
-    for (int64_t j = 0; j < t->ncells * t->blocks * HA_CODE_KEYS && found < t->room; j++) {
-        const uint8_t *block = t->codes + j / HA_CODE_KEYS * HA_CODE * HA_CODE_KEYS;
-        int sum = 0, threshold = t->threshold[j / HA_CODE_KEYS / t->blocks];
-        for (int i = 0; i < HA_CODE; i++)
-            sum += t->q[i] * block[(i / 2 * HA_CODE_KEYS + j % HA_CODE_KEYS) * 2 + i % 2];
-        if (threshold != INT16_MAX && sum > threshold)
-            t->hit[found++] = (uint32_t)j;
+    int64_t found = 0, keys = t->blocks * HA_CODE_KEYS;
+    for (int64_t cell = 0; cell < t->nsets * HA_CODE_KEYS; cell++) {
+        int16_t threshold[HA_CODE_KEYS];
+        int64_t set = cell / HA_CODE_KEYS;
+        int x = (int)(cell % HA_CODE_KEYS);
+        ha_scan_thresholds(threshold, t, set, ha_scan_shift(t->q));
+        if (!box_is_near(t, set, x, threshold[x]))
+            continue;
+        for (int64_t j = cell * keys; j < (cell + 1) * keys && found < t->room; j++)
+            if (code_sum(t->codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, t->q,
+                         (int)(j % HA_CODE_KEYS)) > threshold[x])
+                t->hit[found++] = (uint32_t)j;
     }
     return found;
 }

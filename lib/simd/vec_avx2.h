@@ -143,7 +143,7 @@ static inline void vtranspose(vf r[VLEN])
     }
 }
 
-/* A query's code, for vcode_above. */
+/* A query's code. */
 typedef struct vcode {
     __m256i pair[HA_CODE / 2];
 } vcode;
@@ -159,14 +159,30 @@ static inline vcode vcode_load(const int8_t *q)
     return code;
 }
 
-/* Bit 2 i: whether the product of key i of a block is above the threshold. */
-static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+/* Sixteen sums of 16 bits. */
+typedef __m256i vcode_sums;
+
+static inline vcode_sums vcode_set1(int16_t x) { return _mm256_set1_epi16(x); }
+static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b) { return _mm256_adds_epi16(a, b); }
+
+static inline vcode_sums vcode_sums_load(const int16_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+/* Bit 2 i: whether a_i > b_i. */
+static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
+{
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi16(a, b)) & 0x55555555;
+}
+
+/* The products of a block's keys with a code. */
+static inline vcode_sums vcode_sum(const uint8_t *block, const vcode *q)
 {
     __m256i sum = _mm256_setzero_si256();
     for (int i = 0; i < HA_CODE / 2; i++) {
         __m256i keys = _mm256_loadu_si256((const __m256i *)(block + 32 * i));
         sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(keys, q->pair[i]));
     }
-    __m256i above = _mm256_cmpgt_epi16(sum, _mm256_set1_epi16(threshold));
-    return (uint32_t)_mm256_movemask_epi8(above) & 0x55555555;
+    return sum;
 }

@@ -168,7 +168,7 @@ static inline void vtranspose(vf r[VLEN])
     }
 }
 
-/* A query's code, for vcode_above: two pairs to a vector. */
+/* A query's code: two pairs to a vector. */
 typedef struct vcode {
     __m512i pairs[HA_CODE / 4];
 } vcode;
@@ -185,16 +185,30 @@ static inline vcode vcode_load(const int8_t *q)
     return code;
 }
 
-/* Bit 2 i: whether the product of key i of a block is above the threshold. */
-static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+/* Sixteen sums of 16 bits. */
+typedef __m256i vcode_sums;
+
+static inline vcode_sums vcode_set1(int16_t x) { return _mm256_set1_epi16(x); }
+static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b) { return _mm256_adds_epi16(a, b); }
+
+static inline vcode_sums vcode_sums_load(const int16_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+/* Bit 2 i: whether a_i > b_i. */
+static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
+{
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi16(a, b)) & 0x55555555;
+}
+
+/* The products of a block's keys with a code. */
+static inline vcode_sums vcode_sum(const uint8_t *block, const vcode *q)
 {
     __m512i sum = _mm512_setzero_si512();
     for (int i = 0; i < HA_CODE / 4; i++) {
         __m512i keys = _mm512_loadu_si512(block + 64 * i);
         sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(keys, q->pairs[i]));
     }
-    __m256i all = _mm256_add_epi16(_mm512_castsi512_si256(sum),
-                                   _mm512_extracti64x4_epi64(sum, 1));
-    __m256i above = _mm256_cmpgt_epi16(all, _mm256_set1_epi16(threshold));
-    return (uint32_t)_mm256_movemask_epi8(above) & 0x55555555;
+    return _mm256_add_epi16(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
 }

@@ -178,7 +178,7 @@ static inline void vtranspose(vf r[VLEN])
     r[3] = VSHUFFLE(b, d, 2, 3, 6, 7);
 }
 
-/* A query's code, for vcode_above. */
+/* A query's code. */
 typedef struct vcode {
     int16_t number[HA_CODE];
 } vcode;
@@ -191,16 +191,51 @@ static inline vcode vcode_load(const int8_t *q)
     return code;
 }
 
-/* Bit 2 i: whether the product of key i of a block is above the threshold. */
-static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+/* Sixteen sums of 16 bits. */
+typedef struct vcode_sums {
+    int16_t sum[HA_CODE_KEYS];
+} vcode_sums;
+
+static inline vcode_sums vcode_sums_load(const int16_t *p)
 {
-    int16_t sum[HA_CODE_KEYS] = {0};
+    vcode_sums s;
+    memcpy(s.sum, p, sizeof s.sum);
+    return s;
+}
+
+static inline vcode_sums vcode_set1(int16_t x)
+{
+    vcode_sums s;
+    for (int i = 0; i < HA_CODE_KEYS; i++)
+        s.sum[i] = x;
+    return s;
+}
+
+static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b)
+{
+    for (int i = 0; i < HA_CODE_KEYS; i++) {
+        int sum = a.sum[i] + b.sum[i];
+        a.sum[i] = (int16_t)(sum > INT16_MAX ? INT16_MAX : sum < INT16_MIN ? INT16_MIN : sum);
+    }
+    return a;
+}
+
+/* Bit 2 i: whether a_i > b_i. */
+static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
+{
     uint32_t above = 0;
+    for (int i = 0; i < HA_CODE_KEYS; i++)
+        above |= (uint32_t)(a.sum[i] > b.sum[i]) << 2 * i;
+    return above;
+}
+
+/* The products of a block's keys with a code. */
+static inline vcode_sums vcode_sum(const uint8_t *block, const vcode *q)
+{
+    vcode_sums s = {{0}};
     for (int i = 0; i < HA_CODE; i++)
         for (int x = 0; x < HA_CODE_KEYS; x++)
-            sum[x] = (int16_t)(sum[x] +
-                               q->number[i] * block[i / 2 * 2 * HA_CODE_KEYS + 2 * x + i % 2]);
-    for (int x = 0; x < HA_CODE_KEYS; x++)
-        above |= (uint32_t)(sum[x] > threshold) << 2 * x;
-    return above;
+            s.sum[x] = (int16_t)(s.sum[x] + q->number[i] *
+                                                block[i / 2 * 2 * HA_CODE_KEYS + 2 * x + i % 2]);
+    return s;
 }

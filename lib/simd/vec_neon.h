@@ -119,7 +119,7 @@ static inline void vtranspose(vf r[VLEN])
     r[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
 }
 
-/* A query's code, for vcode_above. */
+/* A query's code. */
 typedef struct vcode {
     int8x8_t number[HA_CODE];
 } vcode;
@@ -132,10 +132,37 @@ static inline vcode vcode_load(const int8_t *q)
     return code;
 }
 
-/* Bit 2 i: whether the product of key i of a block is above the threshold. */
-static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t threshold)
+/* Sixteen sums of 16 bits. */
+typedef int16x8x2_t vcode_sums;
+
+static inline vcode_sums vcode_set1(int16_t x)
+{
+    return (vcode_sums){{vdupq_n_s16(x), vdupq_n_s16(x)}};
+}
+
+static inline vcode_sums vcode_sums_load(const int16_t *p)
+{
+    return (vcode_sums){{vld1q_s16(p), vld1q_s16(p + 8)}};
+}
+
+static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b)
+{
+    return (vcode_sums){{vqaddq_s16(a.val[0], b.val[0]), vqaddq_s16(a.val[1], b.val[1])}};
+}
+
+/* Bit 2 i: whether a_i > b_i. */
+static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
 {
     static const uint16_t bits[8] = {1, 4, 16, 64, 256, 1024, 4096, 16384};
+    const uint16x8_t bit = vld1q_u16(bits);
+    uint32_t first = vaddvq_u16(vandq_u16(vcgtq_s16(a.val[0], b.val[0]), bit));
+    uint32_t second = vaddvq_u16(vandq_u16(vcgtq_s16(a.val[1], b.val[1]), bit));
+    return first | second << 16;
+}
+
+/* The products of a block's keys with a code. */
+static inline vcode_sums vcode_sum(const uint8_t *block, const vcode *q)
+{
     int16x8_t low = vdupq_n_s16(0), high = low;
     for (int i = 0; i < HA_CODE / 2; i++) {
         int8x16x2_t keys = vld2q_s8((const int8_t *)block + 32 * i);
@@ -144,9 +171,5 @@ static inline uint32_t vcode_above(const uint8_t *block, const vcode *q, int16_t
         high = vmlal_s8(high, vget_high_s8(keys.val[0]), q->number[2 * i]);
         high = vmlal_s8(high, vget_high_s8(keys.val[1]), q->number[2 * i + 1]);
     }
-    const uint16x8_t bit = vld1q_u16(bits);
-    const int16x8_t t = vdupq_n_s16(threshold);
-    uint32_t first = vaddvq_u16(vandq_u16(vcgtq_s16(low, t), bit));
-    uint32_t second = vaddvq_u16(vandq_u16(vcgtq_s16(high, t), bit));
-    return first | second << 16;
+    return (vcode_sums){{low, high}};
 }
