@@ -248,6 +248,8 @@ typedef struct ha_kernels {
     double (*bf16_peak)(int64_t iters);
     /* x[i] = 2^x[i]: the exponential of attend, on its own */
     void (*exp2)(float *x, int64_t n);
+    /* log2 of the sum over j < n of 2^(w_j + scale x_j); w_j may be -Inf */
+    float (*log_sum_exp)(const float *w, const float *x, float scale, int64_t n);
     void (*score_rows)(const ha_scores *scores);
     int64_t (*scan_codes)(const ha_scan *scan); /* returns the number of hits */
     /* sum[c] = sum_j w[j * ldw] x_jc over nrows rows of any dtype; sum has whole vectors */

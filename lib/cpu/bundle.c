@@ -7,6 +7,14 @@
 #include "algo/select.h"
 #include "int64.h"
 
+/* Rows that must hit a key for it to be selected. One row's private key costs as much as a few
+ * rows' part of a selected one. */
+#define LEAST_VOTES 6
+
+/* The part of a far cell that must be left when selected keys are taken out, or nothing is: beyond,
+ * the digits of what is left are in doubt. */
+#define LEAST_REST 0x1p-14f
+
 /* The largest sizes of any layout's recipe. */
 typedef struct sizes {
     int64_t cells, keys, candidates, selected, columns;
@@ -36,7 +44,8 @@ int64_t ha_most_columns(const ha_cpu_plan *plan)
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
 {
     const sizes s = largest(plan);
-    int64_t ldk = ha_cells_ldk(plan), one = ha_max(HA_SHORT_STRETCH, s.cells);
+    int64_t ldk = ha_cells_ldk(plan);
+    int64_t one = ha_max(ha_max(HA_SHORT_STRETCH, s.cells), s.selected);
     int64_t rows = ha_round_up(ha_rows_held(plan, HA_BUNDLE_ROWS), plan->kernels->f32.mr);
     w->q = ha_carve(c, rows * ldk, sizeof *w->q);
     w->finite = ha_carve(c, rows, 1);
@@ -48,9 +57,11 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
     w->candidates = ha_carve(c, s.candidates, sizeof *w->candidates);
     w->keys = ha_carve(c, s.keys, sizeof *w->keys);
     w->key_score = ha_carve(c, s.keys + HA_SCORES_PAD, sizeof *w->key_score);
-    w->chosen = ha_carve(c, s.selected, sizeof *w->chosen);
     w->gone = ha_carve(c, s.keys, 1);
     w->selected = ha_carve(c, s.selected, sizeof *w->selected);
+    w->apart = ha_carve(c, s.selected, sizeof *w->apart);
+    w->apart_key = ha_carve(c, s.selected, sizeof *w->apart_key);
+    w->apart_score = ha_carve(c, s.selected + HA_SCORES_PAD, sizeof *w->apart_score);
     w->column_key = ha_carve(c, s.columns * ldk, sizeof(float));
     w->column_value = ha_carve(c, s.columns * ha_cells_ldv(plan), sizeof(float));
     w->column_mass = ha_carve(c, s.columns, sizeof *w->column_mass);
@@ -59,6 +70,7 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
     w->index = ha_carve(c, one, sizeof *w->index);
     w->w = ha_carve(c, one, sizeof *w->w);
     w->tilt = ha_carve(c, one, sizeof *w->tilt);
+    w->sum = ha_carve(c, ha_max(ldk, ha_cells_ldv(plan)), sizeof *w->sum);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
@@ -97,11 +109,21 @@ static void choose_cells(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_ce
     w->ncandidates = ha_largest(w->rank, n, candidates, w->candidates);
 }
 
-/* The candidates' keys, and the heaviest of them. */
-static void choose_keys(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                        const ha_order *order, const ha_era *era, const ha_recipe *r, int64_t past)
+/* Scores of n keys, by the mean query. */
+static void score_keys(const ha_cpu_plan *plan, const ha_bundle_work *w, const ha_key_head *kh,
+                       const uint32_t *keys, int64_t n, float *score)
 {
     ha_rows k = kh->k;
+    k.index = keys;
+    const ha_scores scores = {score, w->mean, ha_cells_ldk(plan), k, n, plan->problem->head_dim, 1,
+                              plan->problem->softmax_scale * HA_LOG2E};
+    plan->kernels->score_rows(&scores);
+}
+
+static void list_candidates(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
+                            const ha_order *order, const ha_era *era, const ha_recipe *r,
+                            int64_t past)
+{
     w->nkeys = 0;
     for (int64_t x = 0; x < w->ncandidates; x++) {
         int64_t first = w->candidates[x] * r->cell, n = ha_min(r->cell, past - first);
@@ -109,45 +131,81 @@ static void choose_keys(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key
         w->place[w->candidates[x]] = (int32_t)w->nkeys;
         w->nkeys += n;
     }
-    k.index = w->keys;
-    const ha_scores scores = {w->key_score, w->mean, ha_cells_ldk(plan), k, w->nkeys,
-                              plan->problem->head_dim, 1,
-                              plan->problem->softmax_scale * HA_LOG2E};
-    plan->kernels->score_rows(&scores);
+    score_keys(plan, w, kh, w->keys, w->nkeys, w->key_score);
     for (int64_t j = 0; j < w->nkeys; j++)
-        w->rank[j] = (int64_t)w->keys[j] < r->sinks ? 0 : ha_rank_of(w->key_score[j]);
-    w->nselected = ha_largest(w->rank, w->nkeys, r->selected, w->chosen);
-    for (int64_t x = 0; x < w->nselected; x++)
-        w->selected[x] = w->keys[w->chosen[x]];
+        w->gone[j] = (int64_t)w->keys[j] < r->sinks;
+    w->nselected = w->napart = 0;
+}
+
+/* The heaviest keys of the candidates. */
+static void select_heaviest(ha_bundle_work *w, const ha_recipe *r)
+{
+    for (int64_t j = 0; j < w->nkeys; j++)
+        w->rank[j] = w->gone[j] ? 0 : ha_rank_of(w->key_score[j]);
+    w->nselected = ha_largest(w->rank, w->nkeys, r->selected, w->selected);
+    for (int64_t x = 0; x < w->nselected; x++) {
+        w->gone[w->selected[x]] = 1;
+        w->selected[x] = w->keys[w->selected[x]];
+    }
+}
+
+static void select_position(ha_bundle_work *w, const ha_order *order, const ha_era *era,
+                            const ha_recipe *r, int64_t position)
+{
+    int32_t place = w->place[position / r->cell];
+    uint32_t key = *ha_past_keys(order, era, position);
+    w->selected[w->nselected++] = key;
+    if (place >= 0) {
+        w->gone[place + position % r->cell] = 1;
+        return;
+    }
+    w->apart[w->napart] = (uint32_t)position;
+    w->apart_key[w->napart++] = key;
+}
+
+/* The keys that so many rows hit that it is cheaper to attend to them as one. */
+static void select_hit(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
+                       const ha_order *order, const ha_era *era, const ha_recipe *r, int64_t past,
+                       const ha_hits *hits)
+{
+    int64_t n = 0;
+    w->least_votes = HA_BUNDLE_ROWS + 1;
+    while (w->least_votes > LEAST_VOTES && n + hits->histogram[w->least_votes - 1] <= r->selected)
+        n += hits->histogram[--w->least_votes];
+    for (int64_t first = 0; first < past; first += r->cell)
+        for (int64_t x = first; hits->touched[first / r->cell] && x < ha_min(past, first + r->cell);
+             x++)
+            if (ha_is_selected(w, hits, x))
+                select_position(w, order, era, r, x);
+    score_keys(plan, w, kh, w->apart_key, w->napart, w->apart_score);
 }
 
 /* ---- columns --------------------------------------------------------------------------------- */
 
-/* The next column, unless nothing is left to stand for. Returns its number, or -1. */
-static int32_t add_column(const ha_cpu_plan *plan, ha_bundle_work *w, ha_expansion *x)
+/* The next column, before it is known whether anything is left to stand for. */
+static ha_moments expand_next(const ha_cpu_plan *plan, ha_bundle_work *w, ha_expansion *x)
 {
-    int64_t number = w->columns.n;
     x->tilt = w->tilt;
     x->w = w->w;
-    x->key = w->column_key + number * ha_cells_ldk(plan);
-    x->value = w->column_value + number * ha_cells_ldv(plan);
-    const ha_moments m = ha_expand(plan, x);
+    x->key = w->column_key + w->columns.n * ha_cells_ldk(plan);
+    x->value = w->column_value + w->columns.n * ha_cells_ldv(plan);
+    return ha_expand(plan, x);
+}
+
+/* It becomes a column. Returns its number, or -1. */
+static int32_t add_column(ha_bundle_work *w, ha_moments m)
+{
     if (m.mass == -INFINITY)
         return -1;
-    w->column_mass[number] = m.mass;
-    w->columns.logw[number] = m.mass - m.tilt;
-    w->columns.n++;
-    return (int32_t)number;
+    w->column_mass[w->columns.n] = m.mass;
+    w->columns.logw[w->columns.n] = m.mass - m.tilt;
+    return (int32_t)w->columns.n++;
 }
 
 /* What is left of the candidates. */
 static void candidate_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                               const ha_recipe *r, int64_t past)
 {
-    for (int64_t j = 0; j < w->nkeys; j++)
-        w->gone[j] = (int64_t)w->keys[j] < r->sinks;
-    for (int64_t x = 0; x < w->nselected; x++)
-        w->gone[w->chosen[x]] = 1;
     for (int64_t x = 0; x < w->ncandidates; x++) {
         int64_t cell = w->candidates[x], first = w->place[cell];
         ha_expansion left = {.k = kh->k, .v = kh->v, .n = ha_min(r->cell, past - cell * r->cell)};
@@ -156,16 +214,52 @@ static void candidate_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const 
             w->w[j] = w->gone[first + j] ? -INFINITY : w->tilt[j];
         }
         left.k.index = left.v.index = w->keys + first;
-        w->column[cell] = add_column(plan, w, &left);
+        w->column[cell] = add_column(w, expand_next(plan, w, &left));
     }
 }
 
+/* Row of x without the n rows of `less`, whose weights w are parts of the whole. */
+static void take_rows(const ha_cpu_plan *plan, const ha_bundle_work *w, float *x,
+                      const ha_rows *less, int64_t n, float rest, int64_t columns)
+{
+    plan->kernels->sum_rows(w->sum, less, w->w, 1, n, columns);
+    for (int64_t c = 0; c < columns; c++)
+        x[c] = (x[c] - w->sum[c]) / rest;
+}
+
+/* What an expansion of cells is without the selected keys number [from, to) of those apart. */
+static ha_moments take_out(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
+                           const ha_cells *cells, const ha_recipe *r, const ha_expansion *far,
+                           ha_moments m, int64_t from, int64_t to)
+{
+    int64_t n = to - from;
+    float taken = 0, tilt = 0;
+    for (int64_t j = 0; j < n; j++) {
+        int64_t position = w->apart[from + j];
+        w->w[j] = cells->share[position] + w->share[position / r->cell] - m.mass;
+    }
+    plan->kernels->exp2(w->w, n);
+    for (int64_t j = 0; j < n; j++) {
+        taken += w->w[j];
+        tilt += w->w[j] * w->apart_score[from + j];
+    }
+    float rest = 1 - taken;
+    if (!(rest > LEAST_REST))
+        return (ha_moments){-INFINITY, 0};
+    ha_rows k = kh->k, v = kh->v;
+    k.index = v.index = w->apart_key + from;
+    take_rows(plan, w, far->key, &k, n, rest, plan->problem->head_dim);
+    take_rows(plan, w, far->value, &v, n, rest, plan->problem->head_dim_v);
+    return (ha_moments){m.mass + log2f(rest), (m.tilt - tilt) / rest};
+}
+
 /* All other cells, moved to the mean query. */
-static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_cells *cells,
-                        const ha_recipe *r, int64_t n)
+static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
+                        const ha_cells *cells, const ha_recipe *r, int64_t n)
 {
     int64_t ldk = ha_cells_ldk(plan), ldv = ha_cells_ldv(plan), per = r->far_cell / r->cell;
-    for (int64_t first = 0; first < n; first += per) {
+    int64_t from = 0, to = 0;
+    for (int64_t first = 0; first < n; first += per, from = to) {
         ha_expansion far = {.k = {cells->key, ldk, w->index, 0, HYPERATTN_F32},
                             .v = {cells->value, ldv, w->index, 0, HYPERATTN_F32}};
         for (int64_t x = first; x < ha_min(n, first + per); x++) {
@@ -176,7 +270,12 @@ static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_cel
             w->w[far.n] = w->share[x] = cells->mass[x] + w->cell_score[x];
             far.n++;
         }
-        int32_t column = add_column(plan, w, &far);
+        ha_moments m = expand_next(plan, w, &far);
+        while (to < w->napart && w->apart[to] < (first + per) * r->cell)
+            to++;
+        if (to > from)
+            m = take_out(plan, w, kh, cells, r, &far, m, from, to);
+        int32_t column = add_column(w, m);
         for (int64_t j = 0; j < far.n && column >= 0; j++) {
             w->column[w->index[j]] = column;
             w->share[w->index[j]] -= w->column_mass[column];
@@ -186,15 +285,19 @@ static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_cel
 
 void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_cells *cells, const ha_era *era,
-                       int64_t past)
+                       int64_t past, const ha_hits *hits)
 {
     const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, plan->problem->causal);
     int64_t n = (past + r.cell - 1) / r.cell;
     choose_cells(plan, w, cells, n, r.candidates);
-    choose_keys(plan, w, kh, order, era, &r, past);
+    list_candidates(plan, w, kh, order, era, &r, past);
+    if (hits)
+        select_hit(plan, w, kh, order, era, &r, past, hits);
+    else
+        select_heaviest(w, &r);
     w->columns.n = 0;
     candidate_columns(plan, w, kh, &r, past);
-    far_columns(plan, w, cells, &r, n);
+    far_columns(plan, w, kh, cells, &r, n);
     w->columns.k = (ha_rows){w->column_key, ha_cells_ldk(plan), NULL, 0, HYPERATTN_F32};
     w->columns.v = (ha_rows){w->column_value, ha_cells_ldv(plan), NULL, 0, HYPERATTN_F32};
     w->columns.kind = HA_EXACT_COLUMNS;

@@ -2,14 +2,17 @@
  *
  * What the rows of a bundle see of their past: some keys exactly, and columns that stand for all
  * others. The bundle's mean query scores the cells; the heaviest are candidates, whose keys it
- * scores one by one; the heaviest keys are selected. What is left of the candidates is expanded
- * around the mean query, the other cells are moved there and merged into far cells.
+ * scores one by one. Selected are the keys that many rows hit (cpu/hits.h) or, without a detector,
+ * the candidates' heaviest ones. What is left of the candidates is expanded around the mean query;
+ * the other cells are moved there and merged into far cells, from which selected keys are taken
+ * out.
  */
 #ifndef HA_BUNDLE_H
 #define HA_BUNDLE_H
 
 #include "cpu/cells.h"
 #include "cpu/columns.h"
+#include "cpu/hits.h"
 
 /* A bundle at work, and one thread's buffers for it. Scores are by the mean query, as log2. */
 typedef struct ha_bundle_work {
@@ -26,18 +29,22 @@ typedef struct ha_bundle_work {
     /* keys of the candidates */
     uint32_t *keys;
     float *key_score;
-    uint32_t *chosen; /* places of the selected ones, ascending */
     uint8_t *gone;    /* [nkeys]: selected, or a sink */
     int64_t nkeys;
+    /* selected keys of other cells, ascending: */
+    uint32_t *apart, *apart_key; /* their positions, and they */
+    float *apart_score;
+    int64_t napart;
     /* results */
     uint32_t *selected; /* keys */
     int64_t nselected;
+    int least_votes;    /* that made a key selected */
     ha_columns columns; /* f32 rows: */
     float *column_key, *column_value;
     float *column_mass; /* log2 of all that a column stands for, as the mean query sees it */
     /* for one choice or expansion */
     uint32_t *rank, *index;
-    float *w, *tilt;
+    float *w, *tilt, *sum;
 } ha_bundle_work;
 
 /* Most columns of any bundle. */
@@ -48,9 +55,15 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w);
 /* Loads the rows and forms their mean. */
 void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_rows *at);
 
-/* Chooses keys and forms columns, of `past` keys. */
+/* Chooses keys and forms columns, of `past` keys. hits: of its rows, or NULL. */
 void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_cells *cells, const ha_era *era,
-                       int64_t past);
+                       int64_t past, const ha_hits *hits);
+
+/* Whether a key at a position that many rows hit is selected. */
+static inline int ha_is_selected(const ha_bundle_work *w, const ha_hits *hits, int64_t position)
+{
+    return hits->votes[position] >= w->least_votes;
+}
 
 #endif

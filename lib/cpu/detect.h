@@ -11,7 +11,7 @@
 #include <math.h>
 
 #include "algo/basis.h"
-#include "cpu/bundle.h"
+#include "cpu/cells.h"
 
 /* The directions of an era, for one query head. */
 typedef struct ha_era_basis {

@@ -10,6 +10,7 @@
 typedef struct ha_multipole_thread {
     ha_softmax rows;
     ha_bundle_work bundle;
+    ha_hits hits;
     ha_key_pack pack;
     ha_picks picks;     /* sinks, then the selected keys */
 } ha_multipole_thread;
@@ -34,6 +35,8 @@ void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
         ha_multipole_thread none, *t = c->base ? &m->threads[i] : &none;
         ha_softmax_carve(c, plan, &t->rows, rows);
         ha_bundle_carve(c, plan, &t->bundle);
+        if (ha_detects(plan))
+            ha_hits_carve(c, plan, &t->hits);
         ha_key_pack_carve(c, plan, &t->pack);
         ha_picks_carve(c, plan, &t->picks);
     }
@@ -196,6 +199,21 @@ static int64_t count_bundles(const void *arg, int64_t place)
     return ha_era_bundles(at.kh->layout, &at.recipe, plan->problem->causal, &at.era) * plan->group;
 }
 
+/* NULL: the era has no detector. */
+static const ha_hits *find_hits(const ha_cpu_plan *plan, ha_multipole_thread *t, const era_at *e,
+                                const ha_bundle *b)
+{
+    if (!e->det || !e->det->eras[e->number].usable)
+        return NULL;
+    const ha_scanned rows = {
+        .kh = e->kh, .order = e->order, .cells = e->cells, .det = e->det,
+        .basis = &e->det->eras[e->number], .era = &e->era, .past = b->past, .q = t->bundle.q,
+        .finite = t->bundle.finite, .n = b->rows, .m = t->rows.m, .l = t->rows.l,
+    };
+    ha_hits_find(plan, &t->hits, &rows);
+    return &t->hits;
+}
+
 static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
 {
     const stage *st = arg;
@@ -219,15 +237,16 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     attend_keys(plan, t, &at, NULL, e.recipe.sinks);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     ha_bundle_load(plan, &t->bundle, &at);
-    ha_bundle_columns(plan, &t->bundle, e.kh, e.order, e.cells, &e.era, b.past);
+    const ha_hits *hits = find_hits(plan, t, &e, &b);
+    clock = ha_clock_add(call, thread, HA_STAGE_HASH, clock);
+    ha_bundle_columns(plan, &t->bundle, e.kh, e.order, e.cells, &e.era, b.past, hits);
     clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
     attend_keys(plan, t, &at, t->bundle.selected, t->bundle.nselected);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     attend_columns(plan, t, at.rows);
-    const ha_open_bundle open = {&at, &t->bundle, e.cells, e.order, &e.era, b.past, &t->rows};
-    if (e.det)
-        ha_private_keys(plan, &st->multipole->privates, thread, e.det, &e.det->eras[e.number],
-                        &open);
+    const ha_open_bundle open = {&at, &t->bundle, e.cells, e.order, &e.era, hits, &t->rows};
+    if (hits)
+        ha_private_keys(plan, &st->multipole->privates, thread, &open);
     clock = ha_clock_add(call, thread, HA_STAGE_SAMPLE, clock);
     ha_softmax_finish(plan, &t->rows, &at);
     ha_clock_add(call, thread, HA_STAGE_STATE, clock);

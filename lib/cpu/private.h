@@ -7,7 +7,6 @@
 #define HA_PRIVATE_H
 
 #include "cpu/bundle.h"
-#include "cpu/detect.h"
 
 typedef struct ha_privates {
     struct ha_private_thread *threads;
@@ -22,13 +21,12 @@ typedef struct ha_open_bundle {
     const ha_cells *cells;
     const ha_order *order;
     const ha_era *era;
-    int64_t past;
+    const ha_hits *hits;
     ha_softmax *s;
 } ha_open_bundle;
 
-/* Finds the private keys of its rows, and adds them. */
+/* Adds the private keys of its rows. */
 void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int thread,
-                     const ha_detector *det, const ha_era_basis *directions,
                      const ha_open_bundle *bundle);
 
 #endif

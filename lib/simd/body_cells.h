@@ -89,6 +89,29 @@ static void sum_rows(float *sum, const ha_rows *x, const float *w, int64_t ldw, 
     }
 }
 
+/* ---- log_sum_exp ----------------------------------------------------------------------------- */
+
+static float log_sum_exp(const float *w, const float *x, float scale, int64_t n)
+{
+    const vf s = vset1(scale), least = vset1(-INFINITY);
+    vf top = least, sum = vzero();
+    for (int64_t j = 0; j < n; j += VLEN) {
+        int left = n - j < VLEN ? (int)(n - j) : VLEN;
+        vf y = vmadd(s, vload_n(x + j, left), vload_n(w + j, left));
+        top = vmax(vkeep(y, least, left), top);
+    }
+    const float most = vhmax(top);
+    if (most == -INFINITY)
+        return most;
+    for (int64_t j = 0; j < n; j += VLEN) {
+        int left = n - j < VLEN ? (int)(n - j) : VLEN;
+        vf y = vsub(vset1(most), vmadd(s, vload_n(x + j, left), vload_n(w + j, left)));
+        vexp2_neg(&y, 1);
+        sum = vadd(sum, vkeep(y, vzero(), left));
+    }
+    return most + log2f(vhsum(sum));
+}
+
 /* ---- scan_codes ------------------------------------------------------------------------------ */
 
 /* Hits of one cell, behind `found` others. */

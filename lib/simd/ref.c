@@ -24,6 +24,12 @@ static float value_at(const char *row, hyperattn_dtype dtype, int64_t c)
     return ha_f16_to_f32(((const uint16_t *)row)[c]);
 }
 
+/* 2^x, exactly 0 where a vector level's is. */
+static float exp2_value(float x)
+{
+    return x < -126.5f ? 0 : exp2f(x);
+}
+
 #include "ref_cells.h"
 
 static void load_row(float *dst, const ha_rows *src, int64_t i, int64_t n)
@@ -70,12 +76,6 @@ static int pack_v(void *dst, int64_t vpanel, int64_t vfirst, const ha_rows *src,
         }
     }
     return finite;
-}
-
-/* 2^x, exactly 0 where a vector level's is. */
-static float exp2_value(float x)
-{
-    return x < -126.5f ? 0 : exp2f(x);
 }
 
 static void exp2_array(float *x, int64_t n)
@@ -326,6 +326,7 @@ const ha_kernels ha_kernels_ref = {
     .dot_rows = dot_rows,
     .f32_peak = f32_peak,
     .exp2 = exp2_array,
+    .log_sum_exp = log_sum_exp,
     .score_rows = score_rows,
     .sum_rows = sum_rows,
     .scan_codes = scan_codes,

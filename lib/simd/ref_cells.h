@@ -3,6 +3,18 @@
  * The plain specification of MULTIPOLE's kernels; part of ref.c, behind its value_at.
  */
 
+static float log_sum_exp(const float *w, const float *x, float scale, int64_t n)
+{
+    float top = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < n; j++)
+        top = w[j] + scale * x[j] > top ? w[j] + scale * x[j] : top;
+    if (top == -INFINITY)
+        return top;
+    for (int64_t j = 0; j < n; j++)
+        sum += exp2_value(w[j] + scale * x[j] - top);
+    return top + log2f(sum);
+}
+
 static void score_rows(const ha_scores *t)
 {
     for (int64_t j = 0; j < t->nkeys; j++)

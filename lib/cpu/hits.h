@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * MULTIPOLE's hits: keys of the past whose guessed score comes near to what one row of a bundle
+ * sees in all. Those that many of its rows want are selected for the bundle (cpu/bundle.h), the
+ * others become private (cpu/private.h).
+ */
+#ifndef HA_HITS_H
+#define HA_HITS_H
+
+#include "cpu/detect.h"
+
+/* Most hits of one row. */
+#define HA_MOST_HITS 1024
+
+/* A bundle's hits, and one thread's buffers for them. */
+typedef struct ha_hits {
+    uint32_t *position; /* of the past, ascending for each row */
+    int64_t begin[HA_BUNDLE_ROWS + 1]; /* where a row's begin */
+    uint8_t *votes;     /* rows that hit a position: [nk] */
+    uint8_t *touched;   /* whether a cell was hit */
+    int64_t histogram[HA_BUNDLE_ROWS + 1]; /* of votes of 1 and more */
+    /* for one scan */
+    float *projection;  /* [rows of a bundle][HA_BASIS] */
+    float *by_cell;     /* products with the columns of the era: [rows][sets of cells] */
+    uint32_t *found;
+} ha_hits;
+
+void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits);
+
+/* What rows are scanned for. */
+typedef struct ha_scanned {
+    const ha_key_head *kh;
+    const ha_order *order;
+    const ha_cells *cells;
+    const ha_detector *det;
+    const ha_era_basis *basis;
+    const ha_era *era;
+    int64_t past;
+    const float *q;         /* rows as f32, [n][ldk] */
+    const uint8_t *finite;  /* rows that are not hit nothing */
+    int64_t n;
+    const float *m, *l;     /* what the rows have seen beside their past, as ha_softmax has it */
+} ha_scanned;
+
+/* Finds the hits of rows. */
+void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows);
+
+#endif
