@@ -143,7 +143,8 @@ typedef struct ha_scores {
 #define HA_CODE_LARGEST 31 /* of a query's numbers; a key's lie this far from HA_CODE_MIDDLE */
 #define HA_CODE_MIDDLE 32
 
-/* A key is a hit where
+/* Some rows of queries against codes, so that the codes of few cells pass by all rows in turn. A key
+ * is a hit of a row where
  *     scale * score of its cell + unit * sum_i q_i (code_i - HA_CODE_MIDDLE) >= least
  * or by a unit less. Cells come in sets of HA_CODE_KEYS. Each has a box, which holds the codes of
  * its keys: code_i lies within half_i of middle_i. Cells whose box is too far away are passed
@@ -151,14 +152,19 @@ typedef struct ha_scores {
 typedef struct ha_scan {
     const uint8_t *codes; /* [nsets][HA_CODE_KEYS] cells of `blocks` blocks */
     const uint8_t *boxes; /* [nsets] pairs of blocks: middles, halves, 0..63; a cell is their key */
-    const int8_t *q;      /* [HA_CODE] */
-    const float *score;   /* [nsets][HA_CODE_KEYS]; NaN: nothing there is a hit */
-    float scale, least, unit;
     int64_t nsets;
     int blocks;           /* of a cell */
-    uint32_t *hit;        /* the first `room` hits, ascending */
+    int rows;             /* at most HA_SCAN_ROWS */
+    const int8_t *q;      /* [rows][HA_CODE] */
+    const float *score;   /* [rows][nsets][HA_CODE_KEYS]; NaN: nothing there is a hit */
+    const float *least;   /* [rows]; NaN: the row hits nothing */
+    float scale, unit;
+    uint32_t *hit;        /* [rows][room]: the first hits of each row, ascending */
     int64_t room;
+    int64_t *found;       /* [rows]: how many those are */
 } ha_scan;
+
+#define HA_SCAN_ROWS 24
 
 #define HA_CODE_BLOCK (HA_CODE * HA_CODE_KEYS) /* bytes */
 
@@ -171,19 +177,16 @@ static inline int ha_scan_shift(const int8_t *q)
     return HA_CODE_MIDDLE * sum;
 }
 
-/* What that sum must be above for hits of the cells of a set: the integer below their need by one,
- * as the sums are integers, and within what a sum can be. */
-static inline void ha_scan_thresholds(int16_t *threshold, const ha_scan *t, int64_t set, int shift)
+/* Most that sum_i q_i (code_i - HA_CODE_MIDDLE) can be. */
+#define HA_SCAN_MOST (HA_CODE_LARGEST * HA_CODE_LARGEST * HA_CODE)
+
+/* What sum_i q_i code_i of a hit is above, where (least - score) / unit is `need`, cut to what a
+ * sum can be: the integer below it by one, as sums are integers. No hit for a NaN. */
+static inline int16_t ha_scan_threshold(float need, int shift)
 {
-    const float most = HA_CODE_LARGEST * HA_CODE_LARGEST * HA_CODE, per_unit = 1 / t->unit;
-    const float *score = t->score + set * HA_CODE_KEYS, scale = t->scale, least = t->least;
-    for (int x = 0; x < HA_CODE_KEYS; x++) {
-        float need = (least - scale * score[x]) * per_unit;
-        need = need < most + 2 ? need : most + 2; /* also a NaN */
-        need = need > -most ? need : -most;
-        threshold[x] = (int16_t)((int)need - 1 + shift);
-    }
+    return (int16_t)((need == need ? (int)need : HA_SCAN_MOST + 2) - 1 + shift);
 }
+
 
 /* One arithmetic: the type in which products are formed. State is f32 in each.
  *
@@ -251,7 +254,7 @@ typedef struct ha_kernels {
     /* log2 of the sum over j < n of 2^(w_j + scale x_j); w_j may be -Inf */
     float (*log_sum_exp)(const float *w, const float *x, float scale, int64_t n);
     void (*score_rows)(const ha_scores *scores);
-    int64_t (*scan_codes)(const ha_scan *scan); /* returns the number of hits */
+    void (*scan_codes)(const ha_scan *scan);
     /* sum[c] = sum_j w[j * ldw] x_jc over nrows rows of any dtype; sum has whole vectors */
     void (*sum_rows)(float *sum, const ha_rows *x, const float *w, int64_t ldw, int64_t nrows,
                      int64_t columns);

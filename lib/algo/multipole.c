@@ -74,6 +74,9 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
     far_cell = params->far_cell_size ? params->far_cell_size : far_cell;
     candidates = params->num_candidates ? params->num_candidates : candidates;
     int64_t window = params->window ? params->window : p.window;
+    int bits = 0;
+    while (((int64_t)1 << bits) < cell)
+        bits++;
     float depth = params->private_depth ? params->private_depth : p.depth;
     return (ha_recipe){
         .leaf = params->leaf_size ? params->leaf_size : 256,
@@ -84,6 +87,7 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
         .depth = depth > 0 ? depth : 0,
         .cell = cell,
         .far_cell = round_up(far_cell, cell),
+        .cell_bits = bits,
     };
 }
 

@@ -34,6 +34,7 @@ typedef struct ha_recipe {
     int64_t candidates;      /* cells among whose keys they are found */
     float depth;             /* nats below all that a row sees, down to private keys; 0: none */
     int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
+    int cell_bits;           /* cell = 1 << cell_bits */
 } ha_recipe;
 
 ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal);

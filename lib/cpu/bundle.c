@@ -154,6 +154,8 @@ static void select_position(ha_bundle_work *w, const ha_order *order, const ha_e
 {
     int32_t place = w->place[position / r->cell];
     uint32_t key = *ha_past_keys(order, era, position);
+    if ((int64_t)key < r->sinks)
+        return;
     w->selected[w->nselected++] = key;
     if (place >= 0) {
         w->gone[place + position % r->cell] = 1;
@@ -163,15 +165,26 @@ static void select_position(ha_bundle_work *w, const ha_order *order, const ha_e
     w->apart_key[w->napart++] = key;
 }
 
+/* Votes that make a key selected: as few as pay, or more where too many keys have them. */
+static int votes_needed(const ha_hits *hits, const ha_recipe *r, int64_t past)
+{
+    int64_t keys[HA_BUNDLE_ROWS + 1] = {0}, n = 0; /* with so many votes */
+    int least = HA_BUNDLE_ROWS + 1;
+    for (int64_t first = 0; first < past; first += r->cell)
+        for (int64_t x = first; hits->touched[first / r->cell] && x < ha_min(past, first + r->cell);
+             x++)
+            keys[hits->votes[x]]++;
+    while (least > LEAST_VOTES && n + keys[least - 1] <= r->selected)
+        n += keys[--least];
+    return least;
+}
+
 /* The keys that so many rows hit that it is cheaper to attend to them as one. */
 static void select_hit(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_era *era, const ha_recipe *r, int64_t past,
                        const ha_hits *hits)
 {
-    int64_t n = 0;
-    w->least_votes = HA_BUNDLE_ROWS + 1;
-    while (w->least_votes > LEAST_VOTES && n + hits->histogram[w->least_votes - 1] <= r->selected)
-        n += hits->histogram[--w->least_votes];
+    w->least_votes = votes_needed(hits, r, past);
     for (int64_t first = 0; first < past; first += r->cell)
         for (int64_t x = first; hits->touched[first / r->cell] && x < ha_min(past, first + r->cell);
              x++)

@@ -7,7 +7,7 @@
 /* Standard deviations of what codes leave out by which a guess may be low. */
 #define MARGIN 2
 
-/* Rows that columns are scored for at a time. */
+/* Rows that are scanned at a time: at most HA_SCAN_ROWS, up to a multiple of MR. */
 #define SCORED_ROWS 16
 
 static int64_t scored_rows(const ha_cpu_plan *plan)
@@ -19,16 +19,16 @@ void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits)
 {
     const ha_arith *f32 = &plan->kernels->f32;
     int64_t cells = ha_round_up(ha_most_cells(plan), HA_CODE_KEYS);
-    int64_t rows = ha_round_up(HA_BUNDLE_ROWS, f32->mr);
+    int64_t rows = scored_rows(plan);
     hits->position = ha_carve(c, HA_BUNDLE_ROWS * HA_MOST_HITS, sizeof *hits->position);
     hits->votes = ha_carve(c, plan->max.nk, sizeof *hits->votes);
     hits->touched = ha_carve(c, cells, sizeof *hits->touched);
     hits->projection = ha_carve(c, rows * ha_round_up(HA_BASIS, f32->lanes), sizeof(float));
-    hits->by_cell = ha_carve(c, scored_rows(plan) * cells, sizeof(float));
-    hits->found = ha_carve(c, HA_MOST_HITS, sizeof *hits->found);
+    hits->by_cell = ha_carve(c, rows * cells, sizeof(float));
+    hits->found = ha_carve(c, rows * HA_MOST_HITS, sizeof *hits->found);
 }
 
-/* ---- one row --------------------------------------------------------------------------------- */
+/* ---- a row --------------------------------------------------------------------------------- */
 
 typedef struct scan {
     const ha_cpu_plan *plan;
@@ -36,95 +36,137 @@ typedef struct scan {
     ha_hits *hits;
     ha_recipe recipe;
     int64_t ncells, nsets;
+    int slot_bits; /* places of a cell among what is found, as a power of two */
+    float scale;
 } scan;
 
-/* The keys whose guess is at least `least`. */
-static int64_t scan_row(const scan *s, const float *projection, const float *by_cell, float least)
+/* What a hit of row i is at least. What the row sees in all is guessed from the cells as they are
+ * for the era. */
+static float least_score(const scan *s, int64_t i, const float *by_cell)
 {
-    int8_t q[HA_CODE];
-    for (int64_t c = 0; c < HA_CODE; c++)
-        q[c] = (int8_t)ha_code_of(s->rows->basis->factor[0] * projection[c]);
-    const ha_scan keys = {
-        .codes = s->rows->det->codes, .boxes = s->rows->det->boxes, .q = q, .score = by_cell,
-        .scale = s->plan->problem->softmax_scale * HA_LOG2E, .least = least,
-        .unit = s->rows->basis->unit, .nsets = s->nsets, .blocks = ha_code_blocks(&s->recipe),
-        .hit = s->hits->found, .room = HA_MOST_HITS,
-    };
-    return s->plan->kernels->scan_codes(&keys);
+    const ha_scanned *rows = s->rows;
+    float past = s->plan->kernels->log_sum_exp(rows->cells->mass, by_cell, s->scale, s->ncells);
+    float near = rows->m[i] + log2f(rows->l[i]), top = past > near ? past : near;
+    return top + log2f(exp2f(past - top) + exp2f(near - top)) - s->recipe.depth * HA_LOG2E -
+           MARGIN * rows->basis->left;
 }
 
-/* Of n keys found, those that are keys of their own right: no sinks, of the past. Returns how many
- * hits there are then. */
-static int64_t keep(const scan *s, int64_t n, int64_t kept)
+/* Of n places found, those that are positions of the past: a cell can have more places than keys.
+ * Returns how many hits there are then, with `kept` others before. */
+static int64_t keep(const scan *s, const uint32_t *found, int64_t n, int64_t kept)
 {
     ha_hits *hits = s->hits;
-    uint32_t slots = (uint32_t)ha_code_blocks(&s->recipe) * HA_CODE_KEYS;
+    const int64_t past = s->rows->past;
+    const uint32_t slots = (1u << s->slot_bits) - 1;
     for (int64_t h = 0; h < n; h++) {
-        uint32_t cell = hits->found[h] / slots, x = hits->found[h] % slots;
-        int64_t position = cell * s->recipe.cell + x;
-        if (x >= s->recipe.cell || position >= s->rows->past ||
-            *ha_past_keys(s->rows->order, s->rows->era, position) < s->recipe.sinks)
+        uint32_t cell = found[h] >> s->slot_bits, x = found[h] & slots;
+        int64_t position = ((int64_t)cell << s->recipe.cell_bits) + x;
+        if (x >= s->recipe.cell || position >= past)
             continue;
         hits->position[kept++] = (uint32_t)position;
-        int votes = ++hits->votes[position];
+        hits->votes[position]++;
         hits->touched[cell] = 1;
-        hits->histogram[votes]++;
-        hits->histogram[votes - 1]--;
     }
     return kept;
 }
 
-/* Finds row i's hits, behind `kept` others. What it sees in all is guessed from the cells as they
- * are for the era. */
-static int64_t find_row(const scan *s, int64_t i, float *by_cell, int64_t kept)
+/* Nothing is hit in a cell without keys, nor behind the last one. */
+static void bar_cells(const scan *s, float *by_cell, int64_t n)
+{
+    int64_t ld = s->nsets * HA_CODE_KEYS;
+    for (int64_t x = 0; x < ld; x++)
+        if (x >= s->ncells || s->rows->cells->mass[x] == -INFINITY)
+            for (int64_t i = 0; i < n; i++)
+                by_cell[i * ld + x] = NAN;
+}
+
+/* ---- some rows ------------------------------------------------------------------------------- */
+
+/* Rows from `first` on that are scanned together: what keys by_cell and found are about. */
+static void begin_rows(const scan *s, ha_scan *keys, int8_t *q, float *least, int64_t first)
 {
     const ha_kernels *kernels = s->plan->kernels;
     const ha_scanned *rows = s->rows;
-    const float *projection =
-        s->hits->projection + i * ha_round_up(HA_BASIS, kernels->f32.lanes);
-    float scale = s->plan->problem->softmax_scale * HA_LOG2E;
-    float seen[2] = {kernels->log_sum_exp(rows->cells->mass, by_cell, scale, s->ncells),
-                     rows->m[i] + log2f(rows->l[i])};
-    float top = seen[0] > seen[1] ? seen[0] : seen[1];
-    float least = top + log2f(exp2f(seen[0] - top) + exp2f(seen[1] - top)) -
-                  s->recipe.depth * HA_LOG2E - MARGIN * rows->basis->left;
-    if (!rows->finite[i] || !isfinite(least))
-        return kept;
-    for (int64_t x = 0; x < s->nsets * HA_CODE_KEYS; x++)
-        if (x >= s->ncells || rows->cells->mass[x] == -INFINITY)
-            by_cell[x] = NAN;
-    int64_t n = scan_row(s, projection, by_cell, least);
-    for (float step = 1; n == HA_MOST_HITS; step *= 2) { /* scores may be of any size */
-        least += step;
-        n = scan_row(s, projection, by_cell, least);
+    int64_t ldk = ha_cells_ldk(s->plan), ldp = ha_round_up(HA_BASIS, kernels->f32.lanes);
+    int64_t d = s->plan->problem->head_dim, ld = s->nsets * HA_CODE_KEYS;
+    float *by_cell = s->hits->by_cell;
+    kernels->project(s->hits->projection, ldp, rows->q + first * ldk, ldk, rows->basis->packed[0],
+                     keys->rows, d, HA_BASIS);
+    kernels->project(by_cell, ld, rows->q + first * ldk, ldk, rows->det->columns, keys->rows, d,
+                     ld);
+    for (int64_t i = 0; i < keys->rows; i++) {
+        for (int64_t c = 0; c < HA_CODE; c++)
+            q[i * HA_CODE + c] = (int8_t)ha_code_of(rows->basis->factor[0] *
+                                                    s->hits->projection[i * ldp + c]);
+        least[i] = least_score(s, first + i, by_cell + i * ld);
+        if (!rows->finite[first + i] || !isfinite(least[i]))
+            least[i] = NAN;
     }
-    return keep(s, n, kept);
+    bar_cells(s, by_cell, keys->rows);
+}
+
+/* Scans row i of them again while it hits more than there is room for: scores may be of any size. */
+static void scan_again(const scan *s, const ha_scan *all, int64_t i)
+{
+    ha_scan one = *all;
+    float least = all->least[i];
+    one.rows = 1;
+    one.q += i * HA_CODE;
+    one.score += i * s->nsets * HA_CODE_KEYS;
+    one.least = &least;
+    one.hit += i * all->room;
+    one.found += i;
+    for (float step = 1; *one.found == one.room; step *= 2) {
+        least += step;
+        s->plan->kernels->scan_codes(&one);
+    }
+}
+
+static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
+{
+    ha_hits *hits = s->hits;
+    int8_t q[HA_SCAN_ROWS * HA_CODE];
+    float least[HA_SCAN_ROWS];
+    int64_t found[HA_SCAN_ROWS];
+    ha_scan keys = {
+        .codes = s->rows->det->codes, .boxes = s->rows->det->boxes, .nsets = s->nsets,
+        .blocks = ha_code_blocks(&s->recipe), .rows = (int)n, .q = q, .score = hits->by_cell,
+        .least = least, .scale = s->scale, .unit = s->rows->basis->unit, .hit = hits->found,
+        .room = HA_MOST_HITS, .found = found,
+    };
+    begin_rows(s, &keys, q, least, first);
+    s->plan->kernels->scan_codes(&keys);
+    for (int64_t i = 0; i < n; i++) {
+        if (found[i] == HA_MOST_HITS)
+            scan_again(s, &keys, i);
+        hits->begin[first + i] = kept;
+        kept = keep(s, hits->found + i * HA_MOST_HITS, found[i], kept);
+    }
+    return kept;
 }
 
 /* ---- a bundle -------------------------------------------------------------------------------- */
 
-void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows)
+static scan begin_scan(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows)
 {
-    const ha_kernels *kernels = plan->kernels;
-    int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan), kept = 0;
-    scan s = {plan, rows, hits,
-              ha_recipe_of(plan->params, rows->kh->layout->nk, plan->problem->causal), 0, 0};
-    s.ncells = (rows->past + s.recipe.cell - 1) / s.recipe.cell;
+    const ha_recipe r =
+        ha_recipe_of(plan->params, rows->kh->layout->nk, plan->problem->causal);
+    scan s = {.plan = plan, .rows = rows, .hits = hits, .recipe = r};
+    s.ncells = (rows->past + r.cell - 1) / r.cell;
     s.nsets = (s.ncells + HA_CODE_KEYS - 1) / HA_CODE_KEYS;
-    int64_t ld = s.nsets * HA_CODE_KEYS, step = scored_rows(plan);
+    s.scale = plan->problem->softmax_scale * HA_LOG2E;
+    while (1 << s.slot_bits < ha_code_blocks(&r) * HA_CODE_KEYS)
+        s.slot_bits++;
     memset(hits->votes, 0, (size_t)rows->past);
     memset(hits->touched, 0, (size_t)s.ncells);
-    memset(hits->histogram, 0, sizeof hits->histogram);
-    kernels->project(hits->projection, ha_round_up(HA_BASIS, kernels->f32.lanes), rows->q, ldk,
-                     rows->basis->packed[0], rows->n, d, HA_BASIS);
-    for (int64_t first = 0; first < rows->n; first += step) {
-        int64_t n = ha_min(step, rows->n - first);
-        kernels->project(hits->by_cell, ld, rows->q + first * ldk, ldk, rows->det->columns, n, d,
-                         ld);
-        for (int64_t i = first; i < first + n; i++) {
-            hits->begin[i] = kept;
-            kept = find_row(&s, i, hits->by_cell + (i - first) * ld, kept);
-        }
-    }
+    return s;
+}
+
+void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows)
+{
+    const scan s = begin_scan(plan, hits, rows);
+    int64_t step = scored_rows(plan), kept = 0;
+    for (int64_t first = 0; first < rows->n; first += step)
+        kept = find_rows(&s, first, ha_min(step, rows->n - first), kept);
     hits->begin[rows->n] = kept;
 }

@@ -12,17 +12,16 @@
 /* Most hits of one row. */
 #define HA_MOST_HITS 1024
 
-/* A bundle's hits, and one thread's buffers for them. */
+/* A bundle's hits, sinks among them, and one thread's buffers for them. */
 typedef struct ha_hits {
     uint32_t *position; /* of the past, ascending for each row */
     int64_t begin[HA_BUNDLE_ROWS + 1]; /* where a row's begin */
     uint8_t *votes;     /* rows that hit a position: [nk] */
     uint8_t *touched;   /* whether a cell was hit */
-    int64_t histogram[HA_BUNDLE_ROWS + 1]; /* of votes of 1 and more */
-    /* for one scan */
-    float *projection;  /* [rows of a bundle][HA_BASIS] */
+    /* of rows that are scanned together */
+    float *projection;  /* [rows][HA_BASIS] */
     float *by_cell;     /* products with the columns of the era: [rows][sets of cells] */
-    uint32_t *found;
+    uint32_t *found;    /* [rows][HA_MOST_HITS] */
 } ha_hits;
 
 void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits);
@@ -30,11 +29,9 @@ void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits);
 /* What rows are scanned for. */
 typedef struct ha_scanned {
     const ha_key_head *kh;
-    const ha_order *order;
     const ha_cells *cells;
     const ha_detector *det;
     const ha_era_basis *basis;
-    const ha_era *era;
     int64_t past;
     const float *q;         /* rows as f32, [n][ldk] */
     const uint8_t *finite;  /* rows that are not hit nothing */

@@ -206,9 +206,8 @@ static const ha_hits *find_hits(const ha_cpu_plan *plan, ha_multipole_thread *t,
     if (!e->det || !e->det->eras[e->number].usable)
         return NULL;
     const ha_scanned rows = {
-        .kh = e->kh, .order = e->order, .cells = e->cells, .det = e->det,
-        .basis = &e->det->eras[e->number], .era = &e->era, .past = b->past, .q = t->bundle.q,
-        .finite = t->bundle.finite, .n = b->rows, .m = t->rows.m, .l = t->rows.l,
+        .kh = e->kh, .cells = e->cells, .det = e->det, .basis = &e->det->eras[e->number],
+        .past = b->past, .q = t->bundle.q, .finite = t->bundle.finite, .n = b->rows, .m = t->rows.m, .l = t->rows.l,
     };
     ha_hits_find(plan, &t->hits, &rows);
     return &t->hits;

@@ -58,12 +58,12 @@ typedef struct lone_row {
     ha_private_thread *t;
     const ha_open_bundle *b;
     const ha_bundle_work *w; /* of b */
-    int64_t cell;            /* keys of one */
+    const ha_recipe *recipe;
     int64_t i;
     const float *by_column;  /* its own */
 } lone_row;
 
-/* Lists the row's hits that are not selected. */
+/* Lists the row's hits that are neither selected nor sinks. */
 static int64_t list_private(const lone_row *row)
 {
     ha_private_thread *t = row->t;
@@ -71,15 +71,17 @@ static int64_t list_private(const lone_row *row)
     const ha_hits *hits = row->b->hits;
     int64_t n = 0;
     for (int64_t h = hits->begin[row->i]; h < hits->begin[row->i + 1]; h++) {
-        int64_t position = hits->position[h], cell = position / row->cell;
+        int64_t position = hits->position[h], cell = position >> row->recipe->cell_bits;
         int32_t place = w->place[cell];
-        if (ha_is_selected(w, hits, position))
+        uint32_t key = *ha_past_keys(row->b->order, row->b->era, position);
+        if (ha_is_selected(w, hits, position) || key < row->recipe->sinks)
             continue;
-        t->key[n] = *ha_past_keys(row->b->order, row->b->era, position);
+        t->key[n] = key;
         t->column[n] = w->column[cell];
         t->share[n] = w->column[cell] < 0 ? -INFINITY
                       : place < 0         ? row->b->cells->share[position] + w->share[cell]
-                                          : w->key_score[place + position % row->cell] -
+                                          : w->key_score[place + position -
+                                                            (cell << row->recipe->cell_bits)] -
                                                 w->column_mass[w->column[cell]];
         n++;
     }
@@ -179,7 +181,7 @@ void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int t
     int64_t ldc = ha_round_up(w->columns.n, kernels->f32.lanes), step = scored_rows(plan);
     const ha_recipe recipe =
         ha_recipe_of(plan->params, bundle->at->kh->layout->nk, plan->problem->causal);
-    lone_row row = {plan, t, bundle, w, recipe.cell, 0, NULL};
+    lone_row row = {plan, t, bundle, w, &recipe, 0, NULL};
     kernels->f32.pack_k(t->columns, &w->columns.k, w->columns.n, d);
     for (int64_t first = 0; first < n; first += step) {
         int64_t rows = ha_min(step, n - first);

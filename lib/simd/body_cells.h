@@ -114,38 +114,84 @@ static float log_sum_exp(const float *w, const float *x, float scale, int64_t n)
 
 /* ---- scan_codes ------------------------------------------------------------------------------ */
 
-/* Hits of one cell, behind `found` others. */
+/* Bits 2 i of a cell's blocks number b and, where there is one, b + 1: one branch is mispredicted
+ * less than two. */
+static inline __attribute__((always_inline)) uint64_t above_in(const ha_scan *t, const vcode *q,
+                                                               int64_t b, int n, vcode_sums least)
+{
+    const uint8_t *block = t->codes + b * HA_CODE_BLOCK;
+    uint64_t above = vcode_above(vcode_sum(block, q), least);
+    if (n > 1)
+        above |= (uint64_t)vcode_above(vcode_sum(block + HA_CODE_BLOCK, q), least) << 32;
+    return above;
+}
+
+/* Hits of a row in one cell, behind `found` others. */
 static inline __attribute__((always_inline)) int64_t scan_cell(const ha_scan *t, const vcode *q,
-                                                               int64_t cell, int16_t threshold,
-                                                               int64_t found)
+                                                               uint32_t *hit, int64_t cell,
+                                                               int16_t threshold, int64_t found)
 {
     const vcode_sums least = vcode_set1(threshold);
-    for (int64_t b = cell * t->blocks; b < (cell + 1) * t->blocks; b++) {
-        uint32_t above = vcode_above(vcode_sum(t->codes + b * HA_CODE_BLOCK, q), least);
+    for (int64_t b = cell * t->blocks; b < (cell + 1) * t->blocks; b += 2) {
+        uint64_t above = above_in(t, q, b, t->blocks, least);
         for (; above && found < t->room; above &= above - 1)
-            t->hit[found++] = (uint32_t)(b * HA_CODE_KEYS + __builtin_ctz(above) / 2);
+            hit[found++] = (uint32_t)(b * HA_CODE_KEYS + __builtin_ctzll(above) / 2);
     }
     return found;
 }
 
-static int64_t scan_codes(const ha_scan *t)
+/* Of the cells of a set, for one row. */
+static inline vcode_sums thresholds_of(const ha_scan *t, int64_t set, int row, int shift)
 {
+    const vf least = vset1(t->least[row]), scale = vset1(t->scale), per_unit = vset1(1 / t->unit);
+    const float *score = t->score + (row * t->nsets + set) * HA_CODE_KEYS;
+    float need[HA_CODE_KEYS];
     int16_t threshold[HA_CODE_KEYS];
+    for (int x = 0; x < HA_CODE_KEYS; x += VLEN) {
+        vf y = vmul(vsub(least, vmul(scale, vload(score + x))), per_unit);
+        vstore(need + x, vmax(vset1(-HA_SCAN_MOST), vmin(vset1(HA_SCAN_MOST + 2), y)));
+    }
+    for (int x = 0; x < HA_CODE_KEYS; x++)
+        threshold[x] = ha_scan_threshold(need[x], shift);
+    return vcode_sums_load(threshold);
+}
+
+typedef struct row_code {
+    vcode q, size; /* its numbers, and their absolute values */
+    int shift;
+} row_code;
+
+static void load_code(row_code *code, const int8_t *q)
+{
     int8_t size[HA_CODE];
-    int64_t found = 0;
     for (int i = 0; i < HA_CODE; i++)
-        size[i] = (int8_t)(t->q[i] < 0 ? -t->q[i] : t->q[i]);
-    const vcode q = vcode_load(t->q), reach = vcode_load(size);
-    const int shift = ha_scan_shift(t->q);
-    for (int64_t s = 0; s < t->nsets && found < t->room; s++) {
+        size[i] = (int8_t)(q[i] < 0 ? -q[i] : q[i]);
+    code->q = vcode_load(q);
+    code->size = vcode_load(size);
+    code->shift = ha_scan_shift(q);
+}
+
+static void scan_codes(const ha_scan *t)
+{
+    row_code rows[HA_SCAN_ROWS];
+    for (int r = 0; r < t->rows; r++) {
+        load_code(&rows[r], t->q + r * HA_CODE);
+        t->found[r] = 0;
+    }
+    for (int64_t s = 0; s < t->nsets; s++) {
         const uint8_t *box = t->boxes + 2 * s * HA_CODE_BLOCK;
-        ha_scan_thresholds(threshold, t, s, shift);
-        vcode_sums most = vcode_adds(vcode_sum(box, &q), vcode_sum(box + HA_CODE_BLOCK, &reach));
-        uint32_t near = vcode_above(most, vcode_sums_load(threshold));
-        for (; near; near &= near - 1) {
-            int x = __builtin_ctz(near) / 2;
-            found = scan_cell(t, &q, s * HA_CODE_KEYS + x, threshold[x], found);
+        for (int r = 0; r < t->rows; r++) {
+            const row_code *row = &rows[r];
+            vcode_sums least = thresholds_of(t, s, r, row->shift);
+            vcode_sums most = vcode_adds(vcode_sum(box, &row->q),
+                                         vcode_sum(box + HA_CODE_BLOCK, &row->size));
+            int16_t threshold[HA_CODE_KEYS];
+            vcode_sums_store(threshold, least);
+            for (uint32_t near = vcode_above(most, least); near; near &= near - 1) {
+                int x = __builtin_ctz(near) / 2;
+                t->found[r] = scan_cell(t, &row->q, t->hit + r * t->room, s * HA_CODE_KEYS + x,
+                                        threshold[x], t->found[r]);
+            }
         }
     }
-    return found;
 }

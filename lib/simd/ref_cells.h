@@ -46,30 +46,37 @@ static int code_sum(const uint8_t *block, const int8_t *q, int x)
     return sum;
 }
 
-static int box_is_near(const ha_scan *t, int64_t set, int x, int threshold)
+static int box_is_near(const uint8_t *box, const int8_t *q, int x, int threshold)
 {
-    const uint8_t *box = t->boxes + 2 * set * HA_CODE_BLOCK;
     int8_t size[HA_CODE];
     for (int i = 0; i < HA_CODE; i++)
-        size[i] = (int8_t)abs(t->q[i]);
-    int most = code_sum(box, t->q, x) + code_sum(box + HA_CODE_BLOCK, size, x);
-    return most > threshold;
+        size[i] = (int8_t)abs(q[i]);
+    return code_sum(box, q, x) + code_sum(box + HA_CODE_BLOCK, size, x) > threshold;
 }
 
-static int64_t scan_codes(const ha_scan *t)
+static int64_t scan_row(const ha_scan *t, int row)
 {
+    const int8_t *q = t->q + row * HA_CODE;
     int64_t found = 0, keys = t->blocks * HA_CODE_KEYS;
     for (int64_t cell = 0; cell < t->nsets * HA_CODE_KEYS; cell++) {
-        int16_t threshold[HA_CODE_KEYS];
-        int64_t set = cell / HA_CODE_KEYS;
-        int x = (int)(cell % HA_CODE_KEYS);
-        ha_scan_thresholds(threshold, t, set, ha_scan_shift(t->q));
-        if (!box_is_near(t, set, x, threshold[x]))
+        float score = t->score[row * t->nsets * HA_CODE_KEYS + cell];
+        float need = (t->least[row] - t->scale * score) * (1 / t->unit);
+        need = need > HA_SCAN_MOST + 2 ? HA_SCAN_MOST + 2 : need;
+        need = need < -HA_SCAN_MOST ? -HA_SCAN_MOST : need;
+        int threshold = ha_scan_threshold(need, ha_scan_shift(q));
+        if (!box_is_near(t->boxes + cell / HA_CODE_KEYS * 2 * HA_CODE_BLOCK, q,
+                         (int)(cell % HA_CODE_KEYS), threshold))
             continue;
         for (int64_t j = cell * keys; j < (cell + 1) * keys && found < t->room; j++)
-            if (code_sum(t->codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, t->q,
-                         (int)(j % HA_CODE_KEYS)) > threshold[x])
-                t->hit[found++] = (uint32_t)j;
+            if (code_sum(t->codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, q,
+                         (int)(j % HA_CODE_KEYS)) > threshold)
+                t->hit[row * t->room + found++] = (uint32_t)j;
     }
     return found;
+}
+
+static void scan_codes(const ha_scan *t)
+{
+    for (int row = 0; row < t->rows; row++)
+        t->found[row] = scan_row(t, row);
 }

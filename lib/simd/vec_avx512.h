@@ -189,11 +189,20 @@ static inline vcode vcode_load(const int8_t *q)
 typedef __m256i vcode_sums;
 
 static inline vcode_sums vcode_set1(int16_t x) { return _mm256_set1_epi16(x); }
-static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b) { return _mm256_adds_epi16(a, b); }
+static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b)
+{
+    return _mm256_adds_epi16(a, b);
+}
+
 
 static inline vcode_sums vcode_sums_load(const int16_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static inline void vcode_sums_store(int16_t *p, vcode_sums x)
+{
+    _mm256_storeu_si256((__m256i *)p, x);
 }
 
 /* Bit 2 i: whether a_i > b_i. */

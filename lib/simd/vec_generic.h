@@ -220,6 +220,11 @@ static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b)
     return a;
 }
 
+static inline void vcode_sums_store(int16_t *p, vcode_sums x)
+{
+    memcpy(p, x.sum, sizeof x.sum);
+}
+
 /* Bit 2 i: whether a_i > b_i. */
 static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
 {

@@ -150,6 +150,12 @@ static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b)
     return (vcode_sums){{vqaddq_s16(a.val[0], b.val[0]), vqaddq_s16(a.val[1], b.val[1])}};
 }
 
+static inline void vcode_sums_store(int16_t *p, vcode_sums x)
+{
+    vst1q_s16(p, x.val[0]);
+    vst1q_s16(p + 8, x.val[1]);
+}
+
 /* Bit 2 i: whether a_i > b_i. */
 static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
 {
