@@ -168,25 +168,17 @@ typedef struct ha_scan {
 
 #define HA_CODE_BLOCK (HA_CODE * HA_CODE_KEYS) /* bytes */
 
-/* What sum_i q_i code_i is where all codes are HA_CODE_MIDDLE. */
-static inline int ha_scan_shift(const int8_t *q)
+/* One less than what sum_i q_i code_i is where all codes are HA_CODE_MIDDLE. */
+static inline int ha_scan_base(const int8_t *q)
 {
     int sum = 0;
     for (int i = 0; i < HA_CODE; i++)
         sum += q[i];
-    return HA_CODE_MIDDLE * sum;
+    return HA_CODE_MIDDLE * sum - 1;
 }
 
 /* Most that sum_i q_i (code_i - HA_CODE_MIDDLE) can be. */
 #define HA_SCAN_MOST (HA_CODE_LARGEST * HA_CODE_LARGEST * HA_CODE)
-
-/* What sum_i q_i code_i of a hit is above, where (least - score) / unit is `need`, cut to what a
- * sum can be: the integer below it by one, as sums are integers. No hit for a NaN. */
-static inline int16_t ha_scan_threshold(float need, int shift)
-{
-    return (int16_t)((need == need ? (int)need : HA_SCAN_MOST + 2) - 1 + shift);
-}
-
 
 /* One arithmetic: the type in which products are formed. State is f32 in each.
  *

@@ -81,6 +81,7 @@ void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_r
     const ha_rows q = ha_rows_at(&at->kh->q, at);
     plan->kernels->f32.load_q(w->q, &q, at->rows, d);
     memset(w->mean, 0, (size_t)ld * sizeof *w->mean);
+    w->nrows = at->rows;
     for (int64_t i = 0; i < at->rows; i++) {
         w->finite[i] = (uint8_t)ha_is_finite_row(w->q + i * ld, d);
         found += w->finite[i];
@@ -152,28 +153,33 @@ static void select_heaviest(ha_bundle_work *w, const ha_recipe *r)
 static void select_position(ha_bundle_work *w, const ha_order *order, const ha_era *era,
                             const ha_recipe *r, int64_t position)
 {
-    int32_t place = w->place[position / r->cell];
+    int32_t place = w->place[position >> r->cell_bits];
     uint32_t key = *ha_past_keys(order, era, position);
-    if ((int64_t)key < r->sinks)
-        return;
     w->selected[w->nselected++] = key;
     if (place >= 0) {
-        w->gone[place + position % r->cell] = 1;
+        w->gone[place + (position & (r->cell - 1))] = 1;
         return;
     }
     w->apart[w->napart] = (uint32_t)position;
     w->apart_key[w->napart++] = key;
 }
 
-/* Votes that make a key selected: as few as pay, or more where too many keys have them. */
-static int votes_needed(const ha_hits *hits, const ha_recipe *r, int64_t past)
+/* Votes that make a key selected: as few as pay, or more where too many keys have them. Those of
+ * sinks, which every row attends to anyway, are made HA_BUNDLE_ROWS + 1. */
+static int votes_needed(const ha_hits *hits, const ha_order *order, const ha_era *era,
+                        const ha_recipe *r, int64_t past)
 {
-    int64_t keys[HA_BUNDLE_ROWS + 1] = {0}, n = 0; /* with so many votes */
+    int64_t keys[HA_BUNDLE_ROWS + 2] = {0}, n = 0; /* with so many votes */
     int least = HA_BUNDLE_ROWS + 1;
-    for (int64_t first = 0; first < past; first += r->cell)
-        for (int64_t x = first; hits->touched[first / r->cell] && x < ha_min(past, first + r->cell);
-             x++)
-            keys[hits->votes[x]]++;
+    for (int64_t first = 0; first < past; first += r->cell) {
+        const uint32_t *key = ha_past_keys(order, era, first);
+        for (int64_t x = 0; hits->touched[first >> r->cell_bits] && x < ha_min(r->cell, past - first);
+             x++) {
+            if (key[x] < r->sinks)
+                hits->votes[first + x] = HA_BUNDLE_ROWS + 1;
+            keys[hits->votes[first + x]]++;
+        }
+    }
     while (least > LEAST_VOTES && n + keys[least - 1] <= r->selected)
         n += keys[--least];
     return least;
@@ -182,14 +188,15 @@ static int votes_needed(const ha_hits *hits, const ha_recipe *r, int64_t past)
 /* The keys that so many rows hit that it is cheaper to attend to them as one. */
 static void select_hit(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_era *era, const ha_recipe *r, int64_t past,
-                       const ha_hits *hits)
+                       ha_hits *hits)
 {
-    w->least_votes = votes_needed(hits, r, past);
+    int least = votes_needed(hits, order, era, r, past);
     for (int64_t first = 0; first < past; first += r->cell)
-        for (int64_t x = first; hits->touched[first / r->cell] && x < ha_min(past, first + r->cell);
-             x++)
-            if (ha_is_selected(w, hits, x))
+        for (int64_t x = first;
+             hits->touched[first >> r->cell_bits] && x < ha_min(past, first + r->cell); x++)
+            if (hits->votes[x] >= least && hits->votes[x] <= HA_BUNDLE_ROWS)
                 select_position(w, order, era, r, x);
+    ha_hits_keep_below(hits, least, w->nrows);
     score_keys(plan, w, kh, w->apart_key, w->napart, w->apart_score);
 }
 
@@ -298,7 +305,7 @@ static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key
 
 void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_cells *cells, const ha_era *era,
-                       int64_t past, const ha_hits *hits)
+                       int64_t past, ha_hits *hits)
 {
     const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, plan->problem->causal);
     int64_t n = (past + r.cell - 1) / r.cell;

@@ -17,6 +17,7 @@
 /* A bundle at work, and one thread's buffers for it. Scores are by the mean query, as log2. */
 typedef struct ha_bundle_work {
     float *q;        /* its rows as f32, [rows][ldk] */
+    int64_t nrows;
     uint8_t *finite; /* [rows]; rows that are not steer nothing */
     float *mean;     /* of the finite rows, [ldk] */
     /* cells */
@@ -38,7 +39,6 @@ typedef struct ha_bundle_work {
     /* results */
     uint32_t *selected; /* keys */
     int64_t nselected;
-    int least_votes;    /* that made a key selected */
     ha_columns columns; /* f32 rows: */
     float *column_key, *column_value;
     float *column_mass; /* log2 of all that a column stands for, as the mean query sees it */
@@ -55,15 +55,10 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w);
 /* Loads the rows and forms their mean. */
 void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_rows *at);
 
-/* Chooses keys and forms columns, of `past` keys. hits: of its rows, or NULL. */
+/* Chooses keys and forms columns, of `past` keys. hits: of its rows, of which those are left that
+ * are not selected; or NULL. */
 void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_cells *cells, const ha_era *era,
-                       int64_t past, const ha_hits *hits);
-
-/* Whether a key at a position that many rows hit is selected. */
-static inline int ha_is_selected(const ha_bundle_work *w, const ha_hits *hits, int64_t position)
-{
-    return hits->votes[position] >= w->least_votes;
-}
+                       int64_t past, ha_hits *hits);
 
 #endif

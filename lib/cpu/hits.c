@@ -170,3 +170,16 @@ void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows
         kept = find_rows(&s, first, ha_min(step, rows->n - first), kept);
     hits->begin[rows->n] = kept;
 }
+
+void ha_hits_keep_below(ha_hits *hits, int votes, int64_t rows)
+{
+    int64_t kept = 0, from = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t end = hits->begin[i + 1];
+        for (hits->begin[i] = kept; from < end; from++) {
+            hits->position[kept] = hits->position[from];
+            kept += hits->votes[hits->position[from]] < votes;
+        }
+    }
+    hits->begin[rows] = kept;
+}

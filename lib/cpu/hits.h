@@ -42,4 +42,7 @@ typedef struct ha_scanned {
 /* Finds the hits of rows. */
 void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows);
 
+/* Leaves out the hits of positions that have so many votes. */
+void ha_hits_keep_below(ha_hits *hits, int votes, int64_t rows);
+
 #endif

@@ -200,7 +200,7 @@ static int64_t count_bundles(const void *arg, int64_t place)
 }
 
 /* NULL: the era has no detector. */
-static const ha_hits *find_hits(const ha_cpu_plan *plan, ha_multipole_thread *t, const era_at *e,
+static ha_hits *find_hits(const ha_cpu_plan *plan, ha_multipole_thread *t, const era_at *e,
                                 const ha_bundle *b)
 {
     if (!e->det || !e->det->eras[e->number].usable)
@@ -236,7 +236,7 @@ static void attend_bundle(void *arg, int64_t place, int64_t item, int thread)
     attend_keys(plan, t, &at, NULL, e.recipe.sinks);
     clock = ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
     ha_bundle_load(plan, &t->bundle, &at);
-    const ha_hits *hits = find_hits(plan, t, &e, &b);
+    ha_hits *hits = find_hits(plan, t, &e, &b);
     clock = ha_clock_add(call, thread, HA_STAGE_HASH, clock);
     ha_bundle_columns(plan, &t->bundle, e.kh, e.order, e.cells, &e.era, b.past, hits);
     clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);

@@ -63,29 +63,46 @@ typedef struct lone_row {
     const float *by_column;  /* its own */
 } lone_row;
 
-/* Lists the row's hits that are neither selected nor sinks. */
+/* Lists the row's private keys. */
 static int64_t list_private(const lone_row *row)
 {
     ha_private_thread *t = row->t;
     const ha_bundle_work *w = row->w;
-    const ha_hits *hits = row->b->hits;
-    int64_t n = 0;
-    for (int64_t h = hits->begin[row->i]; h < hits->begin[row->i + 1]; h++) {
-        int64_t position = hits->position[h], cell = position >> row->recipe->cell_bits;
+    const uint32_t *position = row->b->hits->position + row->b->hits->begin[row->i];
+    int64_t n = row->b->hits->begin[row->i + 1] - row->b->hits->begin[row->i];
+    for (int64_t j = 0; j < n; j++) {
+        int64_t cell = position[j] >> row->recipe->cell_bits, first = cell << row->recipe->cell_bits;
         int32_t place = w->place[cell];
-        uint32_t key = *ha_past_keys(row->b->order, row->b->era, position);
-        if (ha_is_selected(w, hits, position) || key < row->recipe->sinks)
-            continue;
-        t->key[n] = key;
-        t->column[n] = w->column[cell];
-        t->share[n] = w->column[cell] < 0 ? -INFINITY
-                      : place < 0         ? row->b->cells->share[position] + w->share[cell]
-                                          : w->key_score[place + position -
-                                                            (cell << row->recipe->cell_bits)] -
+        t->key[j] = *ha_past_keys(row->b->order, row->b->era, position[j]);
+        t->column[j] = w->column[cell];
+        t->share[j] = w->column[cell] < 0 ? -INFINITY
+                      : place < 0         ? row->b->cells->share[position[j]] + w->share[cell]
+                                          : w->key_score[place + position[j] - first] -
                                                 w->column_mass[w->column[cell]];
-        n++;
     }
     return n;
+}
+
+static void expect_row(const ha_rows *rows, uint32_t row, int64_t n)
+{
+    int64_t size = rows->dtype == HYPERATTN_F32 ? 4 : 2;
+    const char *at = (const char *)rows->base + row * rows->stride * size;
+    for (int64_t byte = 0; byte < n * size; byte += 64)
+        __builtin_prefetch(at + byte);
+}
+
+/* The private keys of the next row, and their values, come into the caches meanwhile. */
+static void expect_private(const lone_row *row)
+{
+    const ha_hits *hits = row->b->hits;
+    const ha_key_head *kh = row->b->at->kh;
+    if (row->i + 1 >= row->b->at->rows)
+        return;
+    for (int64_t h = hits->begin[row->i + 1]; h < hits->begin[row->i + 2]; h++) {
+        uint32_t key = *ha_past_keys(row->b->order, row->b->era, hits->position[h]);
+        expect_row(&kh->k, key, row->plan->problem->head_dim);
+        expect_row(&kh->v, key, row->plan->problem->head_dim_v);
+    }
 }
 
 /* exact[j] and model[j]: what key j weighs, and what its column says that it does. */
@@ -189,6 +206,7 @@ void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int t
                          w->columns.n);
         for (row.i = first; row.i < first + rows; row.i++) {
             int64_t keys = list_private(&row);
+            expect_private(&row);
             row.by_column = t->by_column + (row.i - first) * ldc;
             if (keys)
                 add_private(&row, keys);

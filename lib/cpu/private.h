@@ -21,7 +21,7 @@ typedef struct ha_open_bundle {
     const ha_cells *cells;
     const ha_order *order;
     const ha_era *era;
-    const ha_hits *hits;
+    const ha_hits *hits; /* private ones */
     ha_softmax *s;
 } ha_open_bundle;
 

@@ -140,25 +140,24 @@ static inline __attribute__((always_inline)) int64_t scan_cell(const ha_scan *t,
     return found;
 }
 
-/* Of the cells of a set, for one row. */
-static inline vcode_sums thresholds_of(const ha_scan *t, int64_t set, int row, int shift)
+/* What sums are above that are hits in the cells of a set, for one row: the integers below their
+ * need by one, as sums are integers, within what a sum can be. `base` is one less than the sum of
+ * codes that are all HA_CODE_MIDDLE. */
+static inline vcode_sums thresholds_of(const ha_scan *t, int64_t set, int row, int base)
 {
     const vf least = vset1(t->least[row]), scale = vset1(t->scale), per_unit = vset1(1 / t->unit);
     const float *score = t->score + (row * t->nsets + set) * HA_CODE_KEYS;
-    float need[HA_CODE_KEYS];
-    int16_t threshold[HA_CODE_KEYS];
-    for (int x = 0; x < HA_CODE_KEYS; x += VLEN) {
-        vf y = vmul(vsub(least, vmul(scale, vload(score + x))), per_unit);
-        vstore(need + x, vmax(vset1(-HA_SCAN_MOST), vmin(vset1(HA_SCAN_MOST + 2), y)));
+    vf spare[HA_CODE_KEYS / VLEN]; /* a need with its sign turned: so vmax takes a NaN for none */
+    for (int x = 0; x < HA_CODE_KEYS / VLEN; x++) {
+        vf y = vmul(vsub(vmul(scale, vload(score + x * VLEN)), least), per_unit);
+        spare[x] = vmin(vset1(HA_SCAN_MOST), vmax(y, vset1(-HA_SCAN_MOST - 2)));
     }
-    for (int x = 0; x < HA_CODE_KEYS; x++)
-        threshold[x] = ha_scan_threshold(need[x], shift);
-    return vcode_sums_load(threshold);
+    return vcode_subs(vcode_set1((int16_t)base), vcode_truncate(spare));
 }
 
 typedef struct row_code {
     vcode q, size; /* its numbers, and their absolute values */
-    int shift;
+    int base; /* see thresholds_of */
 } row_code;
 
 static void load_code(row_code *code, const int8_t *q)
@@ -168,7 +167,7 @@ static void load_code(row_code *code, const int8_t *q)
         size[i] = (int8_t)(q[i] < 0 ? -q[i] : q[i]);
     code->q = vcode_load(q);
     code->size = vcode_load(size);
-    code->shift = ha_scan_shift(q);
+    code->base = ha_scan_base(q);
 }
 
 static void scan_codes(const ha_scan *t)
@@ -182,7 +181,7 @@ static void scan_codes(const ha_scan *t)
         const uint8_t *box = t->boxes + 2 * s * HA_CODE_BLOCK;
         for (int r = 0; r < t->rows; r++) {
             const row_code *row = &rows[r];
-            vcode_sums least = thresholds_of(t, s, r, row->shift);
+            vcode_sums least = thresholds_of(t, s, r, row->base);
             vcode_sums most = vcode_adds(vcode_sum(box, &row->q),
                                          vcode_sum(box + HA_CODE_BLOCK, &row->size));
             int16_t threshold[HA_CODE_KEYS];

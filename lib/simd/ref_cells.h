@@ -60,10 +60,10 @@ static int64_t scan_row(const ha_scan *t, int row)
     int64_t found = 0, keys = t->blocks * HA_CODE_KEYS;
     for (int64_t cell = 0; cell < t->nsets * HA_CODE_KEYS; cell++) {
         float score = t->score[row * t->nsets * HA_CODE_KEYS + cell];
-        float need = (t->least[row] - t->scale * score) * (1 / t->unit);
-        need = need > HA_SCAN_MOST + 2 ? HA_SCAN_MOST + 2 : need;
-        need = need < -HA_SCAN_MOST ? -HA_SCAN_MOST : need;
-        int threshold = ha_scan_threshold(need, ha_scan_shift(q));
+        float spare = (t->scale * score - t->least[row]) * (1 / t->unit);
+        spare = spare > -HA_SCAN_MOST - 2 ? spare : -HA_SCAN_MOST - 2; /* also for a NaN */
+        spare = spare < HA_SCAN_MOST ? spare : HA_SCAN_MOST;
+        int threshold = ha_scan_base(q) - (int)spare;
         if (!box_is_near(t->boxes + cell / HA_CODE_KEYS * 2 * HA_CODE_BLOCK, q,
                          (int)(cell % HA_CODE_KEYS), threshold))
             continue;

@@ -179,6 +179,18 @@ static inline void vcode_sums_store(int16_t *p, vcode_sums x)
     _mm256_storeu_si256((__m256i *)p, x);
 }
 
+static inline vcode_sums vcode_subs(vcode_sums a, vcode_sums b)
+{
+    return _mm256_subs_epi16(a, b);
+}
+
+/* Sixteen numbers as integers, rounded towards zero. */
+static inline vcode_sums vcode_truncate(const vf *x)
+{
+    __m256i all = _mm256_packs_epi32(_mm256_cvttps_epi32(x[0]), _mm256_cvttps_epi32(x[1]));
+    return _mm256_permute4x64_epi64(all, 0xd8);
+}
+
 /* Bit 2 i: whether a_i > b_i. */
 static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
 {

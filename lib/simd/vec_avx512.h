@@ -205,6 +205,17 @@ static inline void vcode_sums_store(int16_t *p, vcode_sums x)
     _mm256_storeu_si256((__m256i *)p, x);
 }
 
+static inline vcode_sums vcode_subs(vcode_sums a, vcode_sums b)
+{
+    return _mm256_subs_epi16(a, b);
+}
+
+/* Sixteen numbers as integers, rounded towards zero. */
+static inline vcode_sums vcode_truncate(const vf *x)
+{
+    return _mm512_cvtsepi32_epi16(_mm512_cvttps_epi32(x[0]));
+}
+
 /* Bit 2 i: whether a_i > b_i. */
 static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
 {

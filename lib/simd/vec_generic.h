@@ -225,6 +225,24 @@ static inline void vcode_sums_store(int16_t *p, vcode_sums x)
     memcpy(p, x.sum, sizeof x.sum);
 }
 
+static inline vcode_sums vcode_subs(vcode_sums a, vcode_sums b)
+{
+    for (int i = 0; i < HA_CODE_KEYS; i++) {
+        int sum = a.sum[i] - b.sum[i];
+        a.sum[i] = (int16_t)(sum > INT16_MAX ? INT16_MAX : sum < INT16_MIN ? INT16_MIN : sum);
+    }
+    return a;
+}
+
+/* Sixteen numbers as integers, rounded towards zero. */
+static inline vcode_sums vcode_truncate(const vf *x)
+{
+    vcode_sums s;
+    for (int i = 0; i < HA_CODE_KEYS; i++)
+        s.sum[i] = (int16_t)x[i / VLEN][i % VLEN];
+    return s;
+}
+
 /* Bit 2 i: whether a_i > b_i. */
 static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
 {

@@ -156,6 +156,20 @@ static inline void vcode_sums_store(int16_t *p, vcode_sums x)
     vst1q_s16(p + 8, x.val[1]);
 }
 
+static inline vcode_sums vcode_subs(vcode_sums a, vcode_sums b)
+{
+    return (vcode_sums){{vqsubq_s16(a.val[0], b.val[0]), vqsubq_s16(a.val[1], b.val[1])}};
+}
+
+/* Sixteen numbers as integers, rounded towards zero. */
+static inline vcode_sums vcode_truncate(const vf *x)
+{
+    int16x4_t part[4];
+    for (int i = 0; i < 4; i++)
+        part[i] = vqmovn_s32(vcvtq_s32_f32(x[i]));
+    return (vcode_sums){{vcombine_s16(part[0], part[1]), vcombine_s16(part[2], part[3])}};
+}
+
 /* Bit 2 i: whether a_i > b_i. */
 static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
 {
