@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "algo/multipole.h"
 
+#include <math.h>
+
 #include "int64.h"
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
-/* Keys from which a past is worth more than attending to it exactly, beside the selected ones. */
+/* Keys from which a past is worth more than attending to it exactly: so many, and a part of those
+ * that would be selected. */
 #define LEAST_PAST 64
+#define LEAST_SELECTED 128
 
 /* What a budget buys at n = 8192. */
 typedef struct preset {
@@ -16,12 +20,19 @@ typedef struct preset {
 } preset;
 
 static const preset presets[] = {
-    {324, 128, 32, 128, 32, 256, 7},
-    {710, 256, 128, 512, 32, 256, 7},
-    {1288, 512, 256, 1024, 32, 256, 7.5f},
+    {324, 128, 512, 128, 64, 512, 5},
+    {710, 128, 512, 256, 64, 256, 6.5f},
+    {1288, 256, 1024, 512, 64, 256, 7.5f},
 };
 
 #define DEFAULT_BUDGET 710
+
+/* Deepest that a budget looks for keys: deeper ones are too many to be worth a look each. */
+#define DEEPEST 8.0f
+
+/* Without a look for keys, so many are chosen as weigh most on the whole: a part of what the rows
+ * could find. */
+#define BLIND_PART 4
 
 static int64_t round_up(int64_t x, int64_t to)
 {
@@ -33,7 +44,7 @@ static int64_t between(int64_t low, int64_t high, double part)
     return low + (int64_t)((double)(high - low) * part + 0.5);
 }
 
-/* Sizes of keys that are found go linearly with the budget, sizes of cells in steps. */
+/* Numbers of keys and the depth go linearly with the budget, sizes of cells in steps. */
 static preset buy(int budget)
 {
     const preset *low = &presets[0], *high = &presets[1];
@@ -51,7 +62,8 @@ static preset buy(int budget)
         (int)between(low->window, high->window, part),
         (int)between(low->selected, high->selected, part),
         (int)between(low->candidates, high->candidates, part),
-        cells->cell, cells->far_cell, cells->depth,
+        cells->cell, cells->far_cell,
+        fminf(DEEPEST, low->depth + (high->depth - low->depth) * (float)part),
     };
 }
 
@@ -78,11 +90,12 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
     while (((int64_t)1 << bits) < cell)
         bits++;
     float depth = params->private_depth ? params->private_depth : p.depth;
+    int64_t selected = depth > 0 ? p.selected : p.selected / BLIND_PART;
     return (ha_recipe){
         .leaf = params->leaf_size ? params->leaf_size : 256,
         .window = causal ? round_up(window, HA_SHORT_STRETCH) : 0,
         .sinks = ha_min(params->num_sinks, nk),
-        .selected = params->num_selected ? params->num_selected : p.selected,
+        .selected = params->num_selected ? params->num_selected : selected,
         .candidates = (candidates + cell - 1) / cell,
         .depth = depth > 0 ? depth : 0,
         .cell = cell,
@@ -97,7 +110,8 @@ int64_t ha_near_key(const ha_recipe *recipe, int64_t position)
 {
     int64_t leaf = position / recipe->leaf * recipe->leaf;
     int64_t near = ha_max(0, leaf - recipe->window);
-    return near - recipe->sinks <= recipe->selected + LEAST_PAST ? 0 : near;
+    int64_t least = LEAST_PAST + ha_min(recipe->selected, LEAST_SELECTED);
+    return near - recipe->sinks <= least ? 0 : near;
 }
 
 static void add_leaf(ha_layout *l, const ha_leaf *leaf, int64_t keys)

@@ -7,9 +7,9 @@
 #include "algo/select.h"
 #include "int64.h"
 
-/* Rows that must hit a key for it to be selected. One row's private key costs as much as a few
- * rows' part of a selected one. */
-#define LEAST_VOTES 6
+/* Rows that must hit a key for it to be selected. A private key costs as much as a dozen rows' parts
+ * of a selected one, but those rows that did not hit a selected key gain by it too. */
+#define LEAST_VOTES 2
 
 /* The part of a far cell that must be left when selected keys are taken out, or nothing is: beyond,
  * the digits of what is left are in doubt. */

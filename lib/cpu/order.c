@@ -8,8 +8,8 @@
 #include "cpu/clock.h"
 #include "int64.h"
 
-/* Steps of the power method: the halves need no more. */
-#define POWER_STEPS 3
+/* Steps of the power method: the halves need no more, from the row that is farthest away. */
+#define POWER_STEPS 1
 
 /* One thread's buffers, for up to HA_LONG_STRETCH rows. */
 typedef struct ha_order_thread {
