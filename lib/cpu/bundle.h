@@ -40,6 +40,15 @@ typedef struct ha_bundle_work {
     float *w, *tilt;
 } ha_bundle_work;
 
+/* The most that a bundle of any sequence can have. */
+typedef struct ha_bundle_sizes {
+    int64_t cells;
+    int64_t candidates, keys; /* cells, and their keys */
+    int64_t selected, columns;
+} ha_bundle_sizes;
+
+ha_bundle_sizes ha_largest_bundle(const ha_cpu_plan *plan);
+
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w);
 
 /* Loads the rows and forms their mean. */

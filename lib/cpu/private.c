@@ -12,9 +12,6 @@
 /* Standard deviations of what codes leave out by which a guess may be low. */
 #define MARGIN 2
 
-/* Most keys of one row that are scored at a time. */
-#define ROOM 1024
-
 /* A row's sum may lose so much to signed weights that its digits are in doubt: then the row is
  * attended exactly. */
 #define LEAST_SUM 0x1p-10f
@@ -42,12 +39,12 @@ void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_p
         t->projection = ha_carve(c, ha_round_up(HA_BUNDLE_ROWS, k->f32.mr) * ldp, sizeof(float));
         t->score = ha_carve(c, 4 * cells + HA_SCORES_PAD, sizeof(float));
         t->threshold = ha_carve(c, cells, sizeof *t->threshold);
-        t->hit = ha_carve(c, ROOM, sizeof *t->hit);
-        t->key = ha_carve(c, ROOM, sizeof *t->key);
-        t->column = ha_carve(c, ROOM, sizeof *t->column);
-        t->exact = ha_carve(c, ROOM + HA_SCORES_PAD, sizeof(float));
-        t->model = ha_carve(c, ROOM + HA_SCORES_PAD, sizeof(float));
-        t->share = ha_carve(c, ROOM, sizeof(float));
+        t->hit = ha_carve(c, HA_PRIVATE_ROOM, sizeof *t->hit);
+        t->key = ha_carve(c, HA_PRIVATE_ROOM, sizeof *t->key);
+        t->column = ha_carve(c, HA_PRIVATE_ROOM, sizeof *t->column);
+        t->exact = ha_carve(c, HA_PRIVATE_ROOM + HA_SCORES_PAD, sizeof(float));
+        t->model = ha_carve(c, HA_PRIVATE_ROOM + HA_SCORES_PAD, sizeof(float));
+        t->share = ha_carve(c, HA_PRIVATE_ROOM, sizeof(float));
         t->value = ha_carve(c, ha_cells_ldv(plan), sizeof(float));
     }
 }
@@ -86,7 +83,7 @@ static int64_t scan_row(const lone_row *row, const float *projection, int lane, 
         t->threshold[x] = none ? INT16_MAX : (int16_t)((int)need - 1 + shift);
     }
     const ha_scan scan = {row->det->codes, q, t->threshold, ncells, ha_code_blocks(&row->recipe),
-                          t->hit, ROOM};
+                          t->hit, HA_PRIVATE_ROOM};
     return row->plan->kernels->scan_codes(&scan);
 }
 
@@ -167,33 +164,47 @@ static void attend_exactly(const lone_row *row)
     }
 }
 
-/* Adds n keys to the row with the difference of the two weights. */
-static void add_private(const lone_row *row, int64_t n)
+/* The row's keys enter it with the difference of their two weights. */
+static void enter_keys(const lone_row *row, const ha_private_row *found)
 {
     const ha_cpu_plan *plan = row->plan;
     ha_private_thread *t = row->t;
     ha_softmax *s = row->b->s;
     int64_t i = row->i, dv = plan->problem->head_dim_v;
-    float *acc = s->acc + i * plan->ldacc, top = s->m[i], gain = 0, most = 0;
-    weigh(row, n, &top);
-    float before = exp2f(s->m[i] - top);
-    for (int64_t j = 0; j < n; j++) {
-        most += t->exact[j];
-        t->exact[j] -= t->model[j];
-        gain += t->exact[j];
-    }
-    float sum = s->l[i] * before + gain;
-    if (!(sum > LEAST_SUM * (s->l[i] * before + most))) {
-        attend_exactly(row);
-        return;
-    }
+    float *acc = s->acc + i * plan->ldacc, before = exp2f(s->m[i] - found->top);
     ha_rows v = row->b->at->kh->v;
     v.index = t->key;
-    plan->kernels->sum_rows(t->value, &v, t->exact, 1, n, dv);
+    for (int64_t j = 0; j < found->n; j++)
+        t->exact[j] -= t->model[j];
+    plan->kernels->sum_rows(t->value, &v, t->exact, 1, found->n, dv);
     for (int64_t c = 0; c < dv; c++)
         acc[c] = acc[c] * before + t->value[c];
-    s->m[i] = top;
-    s->l[i] = sum;
+    s->m[i] = found->top;
+    s->l[i] = found->sum;
+}
+
+/* Adds n keys to the row. */
+static void add_private(const lone_row *row, int64_t n)
+{
+    const ha_private_thread *t = row->t;
+    const ha_open_bundle *b = row->b;
+    int64_t i = row->i;
+    float top = b->s->m[i], gain = 0, most = 0;
+    weigh(row, n, &top);
+    float before = b->s->l[i] * exp2f(b->s->m[i] - top);
+    for (int64_t j = 0; j < n; j++) {
+        most += t->exact[j];
+        gain += t->exact[j] - t->model[j];
+    }
+    float sum = before + gain;
+    const ha_private_row found = {i, n, t->key, t->column, t->exact, t->model, top, sum,
+                                  !(sum > LEAST_SUM * (before + most))};
+    if (b->take)
+        b->take(b->arg, &found);
+    else if (found.in_doubt)
+        attend_exactly(row);
+    else
+        enter_keys(row, &found);
 }
 
 static void detect_row(const lone_row *row, const float *projection, int lane)
@@ -204,7 +215,7 @@ static void detect_row(const lone_row *row, const float *projection, int lane)
     if (!row->w->finite[row->i] || !isfinite(least))
         return;
     int64_t hits = scan_row(row, projection, lane, least);
-    for (float step = 1; hits == ROOM; step *= 2) { /* scores may be of any size */
+    for (float step = 1; hits == HA_PRIVATE_ROOM; step *= 2) { /* scores may be of any size */
         least += step;
         hits = scan_row(row, projection, lane, least);
     }

@@ -9,11 +9,24 @@
 #include "cpu/bundle.h"
 #include "cpu/detect.h"
 
+/* Most private keys of one row. */
+#define HA_PRIVATE_ROOM 1024
+
 typedef struct ha_privates {
     struct ha_private_thread *threads;
 } ha_privates;
 
 void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_privates *privates);
+
+/* The private keys of row i of a bundle. Weights are relative to 2^top. */
+typedef struct ha_private_row {
+    int64_t i, n;
+    const uint32_t *key, *column; /* a key's column among those of the bundle */
+    const float *exact, *model;   /* what a key weighs, and what its column says that it does */
+    float top;
+    float sum;  /* of all that the row sees, with them */
+    int in_doubt; /* its digits are: the row attends to all keys exactly instead */
+} ha_private_row;
 
 /* A bundle whose rows have seen all else, as s says. */
 typedef struct ha_open_bundle {
@@ -24,6 +37,9 @@ typedef struct ha_open_bundle {
     const ha_era *era;
     int64_t past;
     ha_softmax *s;
+    /* takes what is found of a row, in place of s; or NULL */
+    void (*take)(void *arg, const ha_private_row *found);
+    void *arg;
 } ha_open_bundle;
 
 /* Finds the private keys of its rows, and adds them. */
