@@ -26,6 +26,21 @@ static void run(tensors *t, const hyperattn_params *params, int nthreads)
     ck_good(tensors_run_backward(t, params, NULL, nthreads));
 }
 
+/* ||got - want|| / ||want|| of q, k or v, of one head. */
+static double error_of(const tensors *t, const grad_oracle *g, int part)
+{
+    const operand which = (operand)(T_DQ + part);
+    double off = 0, all = 0;
+    for (int64_t i = 0; i < tensors_nrows(t, which, 0); i++)
+        for (int64_t c = 0; c < tensors_dim(t, which); c++) {
+            double want = g->value[part][tensors_at(t, which, 0, 0, i) + c];
+            double got = tensors_get(t, which, 0, 0, i, c);
+            off += (got - want) * (got - want);
+            all += want * want;
+        }
+    return sqrt(off / all);
+}
+
 /* ---- threads --------------------------------------------------------------------------------- */
 
 START_TEST(bits_do_not_depend_on_threads)
@@ -157,22 +172,72 @@ START_TEST(a_nan_among_the_keys_is_in_all_that_sees_it)
 }
 END_TEST
 
-/* ---- error ----------------------------------------------------------------------------------- */
+/* ---- rows whose sum is in doubt -------------------------------------------------------------- */
 
-/* ||got - want|| / ||want|| of q, k or v, of one head. */
-static double error_of(const tensors *t, const grad_oracle *g, int part)
+/* Row 0 wants two keys alone: each has much of column HIDDEN, in which only this row and its
+ * opposite, row 1, have anything. They lie where the detector takes no sample, so that it knows
+ * nothing of the column, and their other numbers speak against them. For the mean query they are a
+ * very small part of their cell, as RARE makes them; still the cell's column, drawn to them,
+ * promises row 0 much from the other keys. As these are private, what is left of the row's sum is
+ * a small difference of large numbers. */
+enum { RARE = 6, HIDDEN };
+
+static double doubtful_query(const tensors *t, int64_t i, int64_t c, rng *r)
 {
-    const operand which = (operand)(T_DQ + part);
-    double off = 0, all = 0;
-    for (int64_t i = 0; i < tensors_nrows(t, which, 0); i++)
-        for (int64_t c = 0; c < tensors_dim(t, which); c++) {
-            double want = g->value[part][tensors_at(t, which, 0, 0, i) + c];
-            double got = tensors_get(t, which, 0, 0, i, c);
-            off += (got - want) * (got - want);
-            all += want * want;
-        }
-    return sqrt(off / all);
+    if (c == HIDDEN)
+        return i == 0 ? 1 : i == 1 ? -1 : 0;
+    if (c == RARE)
+        return 1;
+    if (i < 2)
+        return 1.5;
+    return i % 2 ? -tensors_get(t, T_Q, 0, 0, i - 1, c) : rng_gauss(r);
 }
+
+static double doubtful_key(int64_t j, int64_t c, rng *r)
+{
+    int hidden = j == 700 || j == 1300;
+    if (c == HIDDEN)
+        return hidden ? 45000 : 0;
+    if (c == RARE)
+        return hidden ? -3.4 : 0;
+    return hidden ? -8 : 2 * rng_uniform(r) - 1;
+}
+
+START_TEST(a_row_whose_sum_is_in_doubt_attends_exactly)
+{
+    multipole_case c = {"in doubt", 64, 2048, 1, 1, HIDDEN + 1, 8, .selected = 1,
+                        .candidates = 16, .depth = 8, .cell = 16, .far_cell = 16};
+    hyperattn_params params = multipole_params(&c);
+    hyperattn_problem problem = multipole_problem(&c);
+    problem.softmax_scale = 1;
+    tensors t = tensors_new(&problem, AT_END);
+    tensors_fill(&t, FILL_GAUSS, 5);
+    tensors_fill_dout(&t, 6);
+    rng r = rng_new(7);
+    for (int64_t i = 0; i < c.nq; i++)
+        for (int64_t x = 0; x < c.d; x++)
+            tensors_put(&t, T_Q, 0, 0, i, x, doubtful_query(&t, i, x, &r));
+    for (int64_t j = 0; j < c.nk; j++)
+        for (int64_t x = 0; x < c.d; x++)
+            tensors_put(&t, T_K, 0, 0, j, x, doubtful_key(j, x, &r));
+    for (int64_t i = 1; i < c.nq; i++)
+        tensors_set_row(&t, T_DOUT, 0, 0, i, 0);
+    run(&t, &params, 2);
+    pattern p = pattern_exact(&t);
+    oracle o = oracle_exact(&t);
+    grad_oracle g = grad_oracle_of(&t, &p, &o);
+    for (int64_t x = 0; x < c.dv; x++)
+        ck_assert_double_eq_tol(tensors_get(&t, T_OUT, 0, 0, 0, x), o.out[x], 1e-5);
+    ck_assert_double_lt(error_of(&t, &g, 1), 0.01); /* an lse of 45000 has no more digits */
+    ck_assert_double_lt(error_of(&t, &g, 2), 0.01);
+    grad_oracle_free(&g);
+    oracle_free(&o);
+    pattern_free(&p);
+    tensors_free(&t);
+}
+END_TEST
+
+/* ---- error ----------------------------------------------------------------------------------- */
 
 /* Keys around some centres, as forward's test has them. */
 START_TEST(errors_are_small_on_clustered_keys)
@@ -215,6 +280,7 @@ int main(void)
     tcase_add_test(topic, dout_reaches_what_its_row_sees);
     tcase_add_loop_test(topic, any_numbers_are_taken, 0, multipole_all.n);
     tcase_add_test(topic, a_nan_among_the_keys_is_in_all_that_sees_it);
+    tcase_add_test(topic, a_row_whose_sum_is_in_doubt_attends_exactly);
     tcase_add_loop_test(topic, errors_are_small_on_clustered_keys, 0, 2);
     return topic_end();
 }
