@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/add_rows.h"
 #include "cpu/backward_private.h"
 #include "cpu/clock.h"
 #include "int64.h"
@@ -136,8 +137,7 @@ static void keep_rows(const job *j, const ha_query_rows *at)
     int64_t ld = j->plan->ldgrad;
     for (int64_t i = 0; i < at->rows; i++) {
         float *sum = ha_sum_q(j->plan, at->kh, j->sums, 0, at->head, ha_row_of(at, i));
-        for (int64_t c = 0; c < ld; c++)
-            sum[c] += j->t->dq[i * ld + c];
+        ha_add_multiple(sum, j->t->dq + i * ld, 1, ld);
     }
 }
 
@@ -167,7 +167,9 @@ static void run_bundle(job *j, int64_t place, int thread)
         j->b.open.take = ha_private_grad_take;
         j->b.open.arg = &taker;
         ha_walk_attend(&j->st->walk, place, thread, &j->b);
+        ha_private_grad_end(&taker);
     }
+    double start = ha_clock(j->st->walk.call);
     ha_rows k = kh->k, v = kh->v;
     run_keys(j, rows, k, v, NULL, sinks, t->keys.dk, t->keys.dv);
     k.index = v.index = w->selected;
@@ -176,6 +178,7 @@ static void run_bundle(job *j, int64_t place, int thread)
     run_keys(j, rows, w->columns.k, w->columns.v, w->columns.logw, w->columns.n, t->columns.dk,
              t->columns.dv);
     keep_rows(j, &j->b.at);
+    ha_clock_add(j->st->walk.call, thread, HA_STAGE_BLOCK, start);
 }
 
 /* ---- sums of a key head ---------------------------------------------------------------------- */
@@ -184,12 +187,14 @@ static void run_bundle(job *j, int64_t place, int thread)
 static void add_multiple(const ha_column_sums *to, int64_t x, const ha_column_sums *from, int64_t y,
                          float factor)
 {
-    float *restrict dk = to->dk + x * to->ldk, *restrict dv = to->dv + x * to->ldv;
-    const float *fromk = from->dk + y * from->ldk, *fromv = from->dv + y * from->ldv;
-    for (int64_t c = 0; c < to->ldk; c++)
-        dk[c] += factor * fromk[c];
-    for (int64_t c = 0; c < to->ldv; c++)
-        dv[c] += factor * fromv[c];
+    ha_add_multiple(to->dk + x * to->ldk, from->dk + y * from->ldk, factor, to->ldk);
+    ha_add_multiple(to->dv + x * to->ldv, from->dv + y * from->ldv, factor, to->ldv);
+}
+
+static void ask_for_row(const ha_column_sums *s, int64_t x)
+{
+    ha_ask_for(s->dk + x * s->ldk, s->ldk);
+    ha_ask_for(s->dv + x * s->ldv, s->ldv);
 }
 
 static ha_column_sums key_sums(const job *j)
@@ -209,10 +214,12 @@ static void add_columns(const job *j, const ha_column_sums *cells)
             continue;
         if (first < 0)
             add_multiple(cells, x, columns, column, exp2f(w->share[x]));
-        for (int64_t i = first; first >= 0 && i < first + ha_min(cell, past - x * cell); i++)
+        for (int64_t i = first; first >= 0 && i < first + ha_min(cell, past - x * cell); i++) {
+            ask_for_row(&keys, w->keys[ha_min(i + HA_ROWS_AHEAD, w->nkeys - 1)]);
             if (!w->gone[i])
                 add_multiple(&keys, w->keys[i], columns, column,
                              exp2f(w->key_score[i] - w->column_mass[column]));
+        }
     }
 }
 
@@ -264,15 +271,15 @@ static void work_bundle(void *arg, int64_t place, int64_t item, int thread)
     const ha_cpu_plan *plan = call->plan;
     atomic_int_least64_t *added = &st->b->added[place];
     job j = {.st = st, .plan = plan, .t = &st->b->threads[thread], .sums = &st->sums[place]};
-    double start = ha_clock(call);
     int any = ha_walk_open(&st->walk, place, item, thread, &j.b);
     if (any)
         run_bundle(&j, place, thread);
+    double start = ha_clock(call);
     ha_await(added, item);
     if (any)
         add_bundle(&j, &st->b->cells[place * plan->group + item % plan->group]);
     atomic_store_explicit(added, item + 1, memory_order_release);
-    ha_clock_add(call, thread, HA_STAGE_BLOCK, start);
+    ha_clock_add(call, thread, HA_STAGE_STATE, start);
 }
 
 /* Items of keys of the era's past, all heads of the group after each other. */
@@ -322,7 +329,9 @@ static void share_cells(void *arg, int64_t place, int64_t item, int thread)
         const ha_cells *cells = &b->decisions.sets.cells[place * plan->group + head];
         const ha_column_sums *from = &b->cells[place * plan->group + head];
         for (int64_t x = first; x < end; x++) {
-            uint32_t key = *ha_past_keys(&b->decisions.orders.heads[place], &era, x);
+            const ha_order *order = &b->decisions.orders.heads[place];
+            uint32_t key = *ha_past_keys(order, &era, x);
+            ask_for_row(&keys, *ha_past_keys(order, &era, ha_min(x + HA_ROWS_AHEAD, end - 1)));
             if ((int64_t)key >= r.sinks && cells->mass[x / r.cell] != -INFINITY)
                 add_multiple(&keys, key, from, x / r.cell, exp2f(cells->share[x]));
         }

@@ -12,24 +12,27 @@
 #include "cpu/grad.h"
 #include "cpu/private.h"
 
-/* What row i of the bundle adds to one key: k q_i to dk, and v dout_i to dv. */
-typedef struct ha_private_term {
-    uint32_t key;
-    int32_t row;
-    float k, v;
-} ha_private_term;
+/* What rows of the bundle add to keys: k q_row to dk, and v dout_row to dv. */
+typedef struct ha_private_terms {
+    int64_t n;
+    uint32_t *key, *row;
+    float *k, *v;
+} ha_private_terms;
 
 /* One thread's buffers. */
 typedef struct ha_private_grad {
-    ha_private_term *terms; /* of the bundle at work */
-    int64_t nterms;
-    uint32_t *exact;        /* its rows that attend to all keys exactly */
+    ha_private_terms found;  /* of the bundle at work, row by row */
+    ha_private_terms sorted; /* the same, key by key */
+    uint32_t *keys, *end;    /* the keys that have terms; [nk]: where a key's terms end */
+    int64_t nkeys;
+    uint32_t *exact;         /* its rows that attend to all keys exactly */
     int64_t nexact;
-    float *dout;            /* of its rows as f32, [rows][ldv] */
+    float *dout;             /* of its rows as f32, [rows][ldv] */
+    float *sum;              /* a row of q, k or v */
     /* for one row: */
-    float *slope;           /* dout.v of its keys */
-    float *weight[2];       /* e g and -m g */
-    float *sum;             /* [ldk] */
+    float *slope;            /* dout.v of its keys */
+    uint32_t *column;        /* of runs of keys that have the same one, */
+    float *weight;           /* and what the run gives to it */
 } ha_private_grad;
 
 void ha_private_grad_carve(ha_carver *c, const ha_cpu_plan *plan, ha_private_grad *g);
@@ -52,7 +55,10 @@ void ha_private_grad_begin(const ha_private_taker *taker);
 /* The take of ha_open_bundle; arg is the taker. */
 void ha_private_grad_take(void *arg, const ha_private_row *found);
 
-/* Adds the terms to the sums of the keys. */
+/* All rows have been looked at: sorts the terms. */
+void ha_private_grad_end(const ha_private_taker *taker);
+
+/* Adds them to the sums of the keys. */
 void ha_private_grad_add(const ha_private_taker *taker, const ha_sums *sums);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "cpu/add_rows.h"
 #include "int64.h"
 
 ha_columns ha_columns_picked(const ha_key_head *kh, const ha_picks *picks)
@@ -70,15 +71,6 @@ void ha_columns_attend(const ha_cpu_plan *plan, const ha_softmax *s, int64_t row
 
 /* ---- gradients ------------------------------------------------------------------------------- */
 
-/* Columns between one in work and one asked for: their rows lie anywhere. */
-#define AHEAD 8
-
-static void ask_for(const float *row, int64_t n)
-{
-    for (int64_t c = 0; c < n; c += 16)
-        __builtin_prefetch(row + c);
-}
-
 static void add_row(float *restrict sum, const float *restrict row, int64_t n)
 {
     for (int64_t c = 0; c < n; c++)
@@ -95,12 +87,12 @@ void ha_columns_scatter(const ha_column_sums *to, const ha_column_sums *from,
         nfound += index[i] >= first && index[i] < end;
     }
     for (int64_t x = 0; x < nfound; x++) {
-        if (x + AHEAD < nfound) {
-            int64_t next = found[x + AHEAD];
-            ask_for(to->dk + index[next] * ldk, ldk);
-            ask_for(to->dv + index[next] * ldv, ldv);
-            ask_for(from->dk + next * ldk, ldk);
-            ask_for(from->dv + next * ldv, ldv);
+        if (x + HA_ROWS_AHEAD < nfound) {
+            int64_t next = found[x + HA_ROWS_AHEAD];
+            ha_ask_for(to->dk + index[next] * ldk, ldk);
+            ha_ask_for(to->dv + index[next] * ldv, ldv);
+            ha_ask_for(from->dk + next * ldk, ldk);
+            ha_ask_for(from->dv + next * ldv, ldv);
         }
         int64_t i = found[x];
         add_row(to->dk + index[i] * ldk, from->dk + i * ldk, ldk);
