@@ -96,7 +96,8 @@ START_TEST(gradients_of_selected_keys_are_exact)
 END_TEST
 
 /* Cases whose past has less keys than a row has room for private ones. */
-static const int private_cases[] = {0, 2, 4, 11, 12, 15, 16, 21, 22, 23, 25, 26, 27, 28, 29, 30, 31};
+static const int private_cases[] = {0, 2, 4, 11, 12, 15, 16, 21, 22, 23, 25, 26, 27,
+                                    28, 29, 30, 31};
 
 /* At such a depth each key that is not selected is private. Cells are as large as a block of codes:
  * empty places there would count among a row's keys. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What MULTIPOLE's gradients promise apart from their values: the same bits for any number of
- * threads, nothing from what a row does not see, a NaN that goes no further than it must, and errors
- * that are small where keys are alike in groups.
+ * threads, nothing from what a row does not see, a NaN that goes no further than it must, and
+ * errors that are small where keys are alike in groups.
  */
 #include <math.h>
 #include <string.h>

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu/add_rows.h"
 #include "cpu/backward_private.h"
 #include "cpu/clock.h"
 #include "int64.h"
@@ -183,20 +182,6 @@ static void run_bundle(job *j, int64_t place, int thread)
 
 /* ---- sums of a key head ---------------------------------------------------------------------- */
 
-/* Row x of one += factor times row y of the other. */
-static void add_multiple(const ha_column_sums *to, int64_t x, const ha_column_sums *from, int64_t y,
-                         float factor)
-{
-    ha_add_multiple(to->dk + x * to->ldk, from->dk + y * from->ldk, factor, to->ldk);
-    ha_add_multiple(to->dv + x * to->ldv, from->dv + y * from->ldv, factor, to->ldv);
-}
-
-static void ask_for_row(const ha_column_sums *s, int64_t x)
-{
-    ha_ask_for(s->dk + x * s->ldk, s->ldk);
-    ha_ask_for(s->dv + x * s->ldv, s->ldv);
-}
-
 static ha_column_sums key_sums(const job *j)
 {
     return (ha_column_sums){j->sums->dk, j->sums->dv, j->plan->ldgrad, j->plan->ldacc};
@@ -213,12 +198,12 @@ static void add_columns(const job *j, const ha_column_sums *cells)
         if (column < 0)
             continue;
         if (first < 0)
-            add_multiple(cells, x, columns, column, exp2f(w->share[x]));
+            ha_columns_add(cells, x, columns, column, exp2f(w->share[x]));
         for (int64_t i = first; first >= 0 && i < first + ha_min(cell, past - x * cell); i++) {
-            ask_for_row(&keys, w->keys[ha_min(i + HA_ROWS_AHEAD, w->nkeys - 1)]);
+            ha_columns_ask_for(&keys, w->keys[ha_min(i + HA_ROWS_AHEAD, w->nkeys - 1)]);
             if (!w->gone[i])
-                add_multiple(&keys, w->keys[i], columns, column,
-                             exp2f(w->key_score[i] - w->column_mass[column]));
+                ha_columns_add(&keys, w->keys[i], columns, column,
+                               exp2f(w->key_score[i] - w->column_mass[column]));
         }
     }
 }
@@ -246,7 +231,7 @@ static void add_bundle(const job *j, const ha_column_sums *cells)
     const ha_column_sums keys = key_sums(j), *from = &j->t->keys;
     int64_t sinks = j->b.recipe.sinks;
     for (int64_t x = 0; x < sinks + w->nselected; x++)
-        add_multiple(&keys, x < sinks ? x : w->selected[x - sinks], from, x, 1);
+        ha_columns_add(&keys, x < sinks ? x : w->selected[x - sinks], from, x, 1);
     add_columns(j, cells);
     if (!j->b.detector)
         return;
@@ -320,6 +305,7 @@ static void share_cells(void *arg, int64_t place, int64_t item, int thread)
     const ha_cpu_plan *plan = st->walk.call->plan;
     const ha_sums *s = &st->sums[place];
     const ha_column_sums keys = {s->dk, s->dv, plan->ldgrad, plan->ldacc};
+    const ha_order *order = &b->decisions.orders.heads[place];
     double start = ha_clock(st->walk.call);
     ha_recipe r;
     ha_era era;
@@ -329,11 +315,11 @@ static void share_cells(void *arg, int64_t place, int64_t item, int thread)
         const ha_cells *cells = &b->decisions.sets.cells[place * plan->group + head];
         const ha_column_sums *from = &b->cells[place * plan->group + head];
         for (int64_t x = first; x < end; x++) {
-            const ha_order *order = &b->decisions.orders.heads[place];
             uint32_t key = *ha_past_keys(order, &era, x);
-            ask_for_row(&keys, *ha_past_keys(order, &era, ha_min(x + HA_ROWS_AHEAD, end - 1)));
+            ha_columns_ask_for(&keys,
+                               *ha_past_keys(order, &era, ha_min(x + HA_ROWS_AHEAD, end - 1)));
             if ((int64_t)key >= r.sinks && cells->mass[x / r.cell] != -INFINITY)
-                add_multiple(&keys, key, from, x / r.cell, exp2f(cells->share[x]));
+                ha_columns_add(&keys, key, from, x / r.cell, exp2f(cells->share[x]));
         }
     }
     ha_clock_add(st->walk.call, thread, HA_STAGE_STATE, start);

@@ -2,8 +2,8 @@
  *
  * MULTIPOLE's gradients beyond those of the leaves. Backward takes forward's decisions again, and
  * holds them fixed: the content order, which keys are selected and which are private, the queries
- * that cells are expanded around, and the weights w_j of the keys in a cell. A column is a key and a
- * value to the rows that see it; what they give to it goes to the keys that it stands for:
+ * that cells are expanded around, and the weights w_j of the keys in a cell. A column is a key and
+ * a value to the rows that see it; what they give to it goes to the keys that it stands for:
  *     dk_j += w_j dkt    dv_j += w_j dvt
  * This is all: what its score's first term A gains with k_j, it loses with s r.kt.
  *

@@ -3,7 +3,6 @@
 
 #include <math.h>
 
-#include "cpu/add_rows.h"
 #include "int64.h"
 
 static ha_private_terms carve_terms(ha_carver *c, int64_t n)

@@ -29,8 +29,8 @@ void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, int wit
  * where there was none. */
 void ha_exact_forward(ha_call *call, const ha_exact *exact, const ha_states *states);
 
-/* The same of partial leaves alone, and of their rows' states m and l alone, which get the same bits:
- * no values are read. */
+/* The same of partial leaves alone, and of their rows' states m and l alone, which get the same
+ * bits: no values are read. */
 void ha_exact_sums(ha_call *call, const ha_exact *exact, const ha_states *states);
 
 #endif
