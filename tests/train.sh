@@ -22,7 +22,7 @@ fail() {
 }
 
 for causal in 0 1; do
-    train --n 512 --steps 40 --causal $causal --plot "$work/plot.svg" >"$work/output" 2>&1 ||
+    train --n 512 --steps 40 --method all --causal $causal --plot "$work/plot.svg" >"$work/output" 2>&1 ||
         fail "train fails"
     # Lines of the results are: method, "last", loss, accuracy.
     awk '$2 == 1 { first[$1] = $3 }
