@@ -27,7 +27,7 @@
  * and sortLSH puts them into one block, from the first step to the last. With a projection each,
  * even the same at the start, nothing in the gradient holds a query and its key together. They
  * drift apart, and after eighty steps HyperAttention misses nearly every other answer. MULTIPOLE
- * has no hash: it looks for the keys that each query wants, by codes that tell a part of each score.
+ * has no hash: it looks for the keys that each query wants, by codes that tell a part of a score.
  * These words resemble each other in nothing, which is hard for it: up to 4096 tokens it finds
  * every answer, and learns as exact attention does; at 8192, where more keys look promising than it
  * has room for, it comes to miss one in eight, and with --causal 1 one in six at 2048.
