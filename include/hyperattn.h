@@ -241,8 +241,7 @@ HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_plan *plan, con
  * these keys among others. dout has out's shape and strides; dq, dk and dv are written, with the
  * shapes and strides of q, k and v (dk and dv summed over the query heads that read a key head).
  * What they hold before does not matter; they must not overlap anything else. workspace NULL: taken
- * from the context's allocator for this call; otherwise nothing is allocated. MULTIPOLE has no
- * backward yet: HYPERATTN_ENOTSUP. */
+ * from the context's allocator for this call; otherwise nothing is allocated. */
 HYPERATTN_API hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q,
                                                   const void *k, const void *v, const void *out,
                                                   const float *lse, const void *dout, void *dq,

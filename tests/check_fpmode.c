@@ -134,7 +134,7 @@ static const char *run_in_mode(tensors *t, const hyperattn_params *params, const
     const char *why = tensors_forward(t, ctx, params);
     if (!why && (ha_fpmode_get() & MODE_BITS) != entered)
         why = "forward changed the caller's mode";
-    if (!why && tensors_have_backward(params))
+    if (!why)
         why = tensors_backward(t, ctx, params);
     const char *changed = leave_mode(entered);
     hyperattn_ctx_destroy(ctx);

@@ -137,19 +137,16 @@ static const char *check_rows(const sequence *s)
 
 static const char *check_sequence(sequence *s)
 {
-    ha_era era;
     const char *why = NULL;
-    int64_t number = 0;
-    for (; !why && ha_era_at(&s->layout, &s->recipe, s->causal, number, &era); number++) {
+    for (int64_t x = 0; !why && x < ha_eras_of(&s->layout, s->causal); x++) {
+        const ha_era era = ha_era_at(&s->layout, &s->recipe, s->causal, x);
         int64_t n = ha_era_bundles(&s->layout, &s->recipe, s->causal, &era), known = -1;
-        for (int64_t x = 0; x < n && !why; x++) {
-            const ha_bundle b = ha_bundle_at(&s->layout, &s->recipe, s->causal, &era, x);
+        for (int64_t y = 0; y < n && !why; y++) {
+            const ha_bundle b = ha_bundle_at(&s->layout, &s->recipe, s->causal, &era, y);
             if (b.rows > 0)
                 why = check_bundle(s, &era, &b, &known);
         }
     }
-    if (!why && ha_era_at(&s->layout, &s->recipe, s->causal, number + 1, &era))
-        why = failure("there is an era behind the last");
     return why ? why : check_rows(s);
 }
 

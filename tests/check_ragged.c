@@ -70,9 +70,7 @@ typedef struct way {
 static const char *run_both(tensors *t, const hyperattn_params *params, const way *w, int nthreads)
 {
     const char *why = tensors_run(t, params, w->level, nthreads);
-    if (why || !tensors_have_backward(params))
-        return why;
-    return tensors_run_backward(t, params, w->level, nthreads);
+    return why ? why : tensors_run_backward(t, params, w->level, nthreads);
 }
 
 /* Sequence b on its own; one without keys or rows is a ragged batch of one, for a plain problem

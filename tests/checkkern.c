@@ -43,6 +43,7 @@ static const struct {
     {"dot_rows", kern_dot_rows, 0},
     {"score_rows", kern_score_rows, 0},
     {"sum_rows", kern_sum_rows, 0},
+    {"log_sum_exp", kern_log_sum_exp, 0},
     {"scan_codes", kern_scan_codes, 0},
     {"exp2", kern_exp2, 0},
     {"peak", kern_peak, 0},

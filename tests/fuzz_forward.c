@@ -184,7 +184,7 @@ static const char *run(const scenario *s, const tail *numbers)
         why = check_rows(&t);
     if (!why && compares)
         why = check_out(&t);
-    if (!why && tensors_have_backward(&s->params))
+    if (!why)
         why = tensors_run_backward(&t, &s->params, s->level, s->nthreads);
     if (!why && compares)
         why = check_gradients(&t);

@@ -73,6 +73,7 @@ void kern_store_rows(const kern_run *run);
 void kern_dot_rows(const kern_run *run);
 void kern_score_rows(const kern_run *run);
 void kern_sum_rows(const kern_run *run);
+void kern_log_sum_exp(const kern_run *run);
 void kern_scan_codes(const kern_run *run);
 void kern_attend_shapes(const kern_run *run);
 void kern_attend_masks(const kern_run *run);

@@ -284,23 +284,27 @@ static void call_scan_codes(void *arg)
     c->table->scan_codes(&c->scan);
 }
 
-/* One key in some hundred is a hit. */
+/* One key in some hundred is a hit, and no cell is too far away. */
 static double scan_ns(const ha_kernels *table)
 {
-    enum { CELLS = 64, BLOCKS = 2, KEYS = CELLS * BLOCKS * HA_CODE_KEYS };
-    static uint8_t codes[KEYS * HA_CODE];
-    static uint32_t hit[KEYS];
-    static int8_t q[HA_CODE];
-    static int16_t threshold[CELLS];
+    enum { SETS = 4, BLOCKS = 2, ROWS = 16, KEYS = SETS * HA_CODE_KEYS * BLOCKS * HA_CODE_KEYS };
+    static uint8_t codes[KEYS * HA_CODE], boxes[SETS * 2 * HA_CODE_BLOCK];
+    static float score[ROWS * SETS * HA_CODE_KEYS], least[ROWS];
+    static uint32_t hit[ROWS * KEYS];
+    static int8_t q[ROWS * HA_CODE];
+    int64_t found[ROWS];
     rng r = rng_new(1);
     for (int i = 0; i < KEYS * HA_CODE; i++)
-        codes[i] = (uint8_t)rng_below(&r, 64);
-    for (int i = 0; i < HA_CODE; i++)
+        codes[i] = (uint8_t)(1 + rng_below(&r, 63));
+    for (int i = 0; i < SETS * 2 * HA_CODE_BLOCK; i++)
+        boxes[i] = i / HA_CODE_BLOCK % 2 ? 31 : 32;
+    for (int i = 0; i < ROWS * HA_CODE; i++)
         q[i] = (int8_t)(i % 2 ? 31 : -31);
-    for (int i = 0; i < CELLS; i++)
-        threshold[i] = 5200;
-    scan_call c = {table, {codes, q, threshold, CELLS, BLOCKS, hit, KEYS}};
-    return 1e9 * time_of(call_scan_codes, &c) / KEYS;
+    for (int i = 0; i < ROWS; i++)
+        least[i] = 5200;
+    scan_call c = {table, {codes, boxes, SETS, BLOCKS, ROWS, q, score, least, 1, 1, hit, KEYS,
+                           found}};
+    return 1e9 * time_of(call_scan_codes, &c) / (ROWS * KEYS);
 }
 
 /* Rows against keys by index, and a sum of as many, per key; and codes against a query's. */

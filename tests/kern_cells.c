@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of score_rows, sum_rows and scan_codes.
+ * Tests of score_rows, sum_rows, log_sum_exp and scan_codes.
  */
 #include <math.h>
 
@@ -105,87 +105,178 @@ static const char *sum_rows_case(const kern_run *run, rng *r, const void *arg)
     return why;
 }
 
+/* ---- log_sum_exp ----------------------------------------------------------------------------- */
+
+static const char *sum_case(const kern_run *run, rng *r, const void *arg)
+{
+    int64_t n = *(const int64_t *)arg;
+    placement at = (placement)(n % PLACEMENTS);
+    guarded w = kern_floats(n, at), x = kern_floats(n, at);
+    float scale = (float)rng_gauss(r);
+    double want = 0, spread = pow(10, rng_below(r, 3));
+    int none = rng_below(r, 8) == 0; /* nothing has a weight */
+    for (int64_t j = 0; j < n; j++) {
+        ((float *)w.data)[j] = none || rng_below(r, 6) == 0 ? -INFINITY
+                                                           : (float)(spread * rng_gauss(r));
+        ((float *)x.data)[j] = (float)(spread * rng_gauss(r));
+        want += exp2(((float *)w.data)[j] + (double)scale * ((float *)x.data)[j]);
+    }
+    guarded_read_only(&w);
+    guarded_read_only(&x);
+    float got = run->table->log_sum_exp((float *)w.data, (float *)x.data, scale, n);
+    double slip = 64 * ROUNDING * (1 + spread * (8 + 8 * fabs(scale))) * 2;
+    const char *why = NULL;
+    if (want > 0 ? !(fabs(got - log2(want)) <= slip) : got != -INFINITY)
+        why = failure("%g of %lld terms, not %g", got, (long long)n, log2(want));
+    guarded_free(&w);
+    guarded_free(&x);
+    return why;
+}
+
+void kern_log_sum_exp(const kern_run *run)
+{
+    for (int64_t n = 1; n < 70; n++)
+        kern_try(run, sum_case, &n, "%lld terms", (long long)n);
+}
+
 /* ---- scan_codes ------------------------------------------------------------------------------ */
 
 typedef struct scan_shape {
-    int64_t ncells;
-    int blocks;
-    int64_t room; /* a part of the hits in a hundred; beyond 100: more than there are */
+    int64_t nsets;
+    int blocks, rows;
+    int64_t room;
     placement at;
 } scan_shape;
 
-/* The product of key j, as lib/kernels.h says how it lies. */
-static int code_product(const ha_scan *t, int64_t j)
+typedef struct scan_buffers {
+    guarded codes, boxes, q, score, least, hit, found;
+} scan_buffers;
+
+static int code_sum(const uint8_t *block, const int8_t *q, int64_t x)
 {
-    const uint8_t *block = t->codes + j / HA_CODE_KEYS * HA_CODE * HA_CODE_KEYS;
     int sum = 0;
     for (int i = 0; i < HA_CODE; i++)
-        sum += t->q[i] * block[i / 2 * 2 * HA_CODE_KEYS + 2 * (j % HA_CODE_KEYS) + i % 2];
+        sum += q[i] * block[i / 2 * 2 * HA_CODE_KEYS + 2 * x + i % 2];
     return sum;
 }
 
-static int is_hit(const ha_scan *t, int64_t j)
+/* By how much a key is above what a hit is at least; slip: what f32 may add or take away. */
+static double excess(const ha_scan *t, int row, int64_t j, double *slip)
 {
-    int16_t threshold = t->threshold[j / HA_CODE_KEYS / t->blocks];
-    return threshold != INT16_MAX && code_product(t, j) > threshold;
+    int64_t cell = j / HA_CODE_KEYS / t->blocks;
+    const int8_t *q = t->q + row * HA_CODE;
+    double score = (double)t->scale * t->score[row * t->nsets * HA_CODE_KEYS + cell];
+    int sum = code_sum(t->codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, q, j % HA_CODE_KEYS);
+    for (int i = 0; i < HA_CODE; i++)
+        sum -= HA_CODE_MIDDLE * q[i];
+    *slip = 4 * ROUNDING * (fabs(score) + fabs(t->least[row])) + 1e-3 * t->unit;
+    return score + t->unit * sum - t->least[row];
 }
 
-/* Codes at random or at their ends, and thresholds that some keys reach exactly. */
-static void fill_scan(const ha_scan *t, rng *r, guarded *codes, guarded *q, guarded *threshold)
+/* The boxes that the codes have. */
+static void fill_boxes(uint8_t *boxes, const ha_scan *t)
+{
+    for (int64_t cell = 0; cell < t->nsets * HA_CODE_KEYS; cell++)
+        for (int i = 0; i < HA_CODE; i++) {
+            int low = 63, high = 0;
+            for (int64_t j = cell * t->blocks * HA_CODE_KEYS;
+                 j < (cell + 1) * t->blocks * HA_CODE_KEYS; j++) {
+                int code = t->codes[j / HA_CODE_KEYS * HA_CODE_BLOCK + i / 2 * 2 * HA_CODE_KEYS +
+                                    2 * (j % HA_CODE_KEYS) + i % 2];
+                low = code < low ? code : low;
+                high = code > high ? code : high;
+            }
+            uint8_t *box = boxes + cell / HA_CODE_KEYS * 2 * HA_CODE_BLOCK +
+                           i / 2 * 2 * HA_CODE_KEYS + 2 * (cell % HA_CODE_KEYS) + i % 2;
+            box[0] = (uint8_t)((low + high) / 2);
+            box[HA_CODE_BLOCK] = (uint8_t)(high - box[0]);
+        }
+}
+
+static void fill_scan(const scan_buffers *b, ha_scan *t, rng *r)
 {
     int ends = rng_below(r, 4) == 0;
-    for (size_t i = 0; i < codes->size; i++)
-        codes->data[i] = (uint8_t)(ends ? 63 * rng_below(r, 2) : rng_below(r, 64));
-    for (int i = 0; i < HA_CODE; i++)
-        ((int8_t *)q->data)[i] = (int8_t)(ends ? 62 * rng_below(r, 2) - 31 : rng_below(r, 63) - 31);
-    for (int64_t c = 0; c < t->ncells; c++) {
-        int64_t keys = t->blocks * HA_CODE_KEYS;
-        int product = code_product(t, c * keys + rng_below(r, keys));
-        ((int16_t *)threshold->data)[c] =
-            (int16_t)(rng_below(r, 5) == 0 ? INT16_MAX : rng_below(r, 5) ? product : INT16_MIN);
+    for (size_t i = 0; i < b->codes.size; i++)
+        b->codes.data[i] = (uint8_t)(ends ? 1 + 62 * rng_below(r, 2) : 1 + rng_below(r, 63));
+    for (int i = 0; i < t->rows * HA_CODE; i++)
+        ((int8_t *)b->q.data)[i] =
+            (int8_t)(ends ? 62 * rng_below(r, 2) - 31 : rng_below(r, 63) - 31);
+    for (int64_t i = 0; i < t->rows * t->nsets * HA_CODE_KEYS; i++)
+        ((float *)b->score.data)[i] =
+            rng_below(r, 9) ? (float)(1e3 * rng_gauss(r)) : rng_below(r, 2) ? NAN : 1e9f;
+    for (int i = 0; i < t->rows; i++)
+        ((float *)b->least.data)[i] = rng_below(r, 9) ? (float)(3e3 * rng_gauss(r)) : NAN;
+    fill_boxes(b->boxes.data, t);
+}
+
+/* Hits must be those keys that are so by more than a unit, may be those that nearly are, and no
+ * others; in order, and no more than there is room for. */
+static const char *check_hits(const ha_scan *t, int row)
+{
+    int64_t keys = t->nsets * HA_CODE_KEYS * t->blocks * HA_CODE_KEYS, x = 0;
+    const uint32_t *hit = t->hit + row * t->room;
+    double slip;
+    for (int64_t j = 0; j < keys; j++) {
+        double above = excess(t, row, j, &slip);
+        int is_hit = x < t->found[row] && hit[x] == j;
+        if (is_hit && !(above > -2 * t->unit - slip))
+            return failure("row %d: key %lld is a hit at %g", row, (long long)j, above);
+        if (!is_hit && above > slip && x < t->room)
+            return failure("row %d: key %lld is no hit at %g", row, (long long)j, above);
+        x += is_hit;
     }
+    return x == t->found[row] ? NULL : failure("row %d: hits are out of order", row);
 }
 
 static const char *scan_case(const kern_run *run, rng *r, const void *arg)
 {
-    const scan_shape *shape = arg;
-    int64_t nkeys = shape->ncells * shape->blocks * HA_CODE_KEYS, hits = 0, found = 0;
-    guarded codes = guarded_new((size_t)(nkeys * HA_CODE), shape->at);
-    guarded q = guarded_new(HA_CODE, shape->at);
-    guarded threshold = guarded_new((size_t)shape->ncells * sizeof(int16_t), shape->at);
-    ha_scan t = {codes.data, (const int8_t *)q.data, (const int16_t *)threshold.data,
-                 shape->ncells, shape->blocks, NULL, 0};
-    fill_scan(&t, r, &codes, &q, &threshold);
-    for (int64_t j = 0; j < nkeys; j++)
-        hits += is_hit(&t, j);
-    t.room = shape->room > 100 ? hits + 1 : hits * shape->room / 100;
-    guarded hit = kern_floats(t.room, shape->at);
-    t.hit = (uint32_t *)hit.data;
-    int64_t got = run->table->scan_codes(&t), want = t.room < hits ? t.room : hits;
-    const char *why = got == want ? NULL : failure("%lld hits of %lld", (long long)got,
-                                                   (long long)want);
-    for (int64_t j = 0; j < nkeys && found < want && !why; j++)
-        if (is_hit(&t, j) && t.hit[found++] != j)
-            why = failure("hit %lld is %u, not %lld", (long long)found - 1, t.hit[found - 1],
-                          (long long)j);
-    why = why ? why : guarded_check(&hit);
-    guarded_free(&codes);
-    guarded_free(&q);
-    guarded_free(&threshold);
-    guarded_free(&hit);
+    const scan_shape *s = arg;
+    int64_t cells = s->nsets * HA_CODE_KEYS;
+    scan_buffers b = {
+        .codes = guarded_new((size_t)(cells * s->blocks * HA_CODE_BLOCK), s->at),
+        .boxes = guarded_new((size_t)(s->nsets * 2 * HA_CODE_BLOCK), s->at),
+        .q = guarded_new((size_t)(s->rows * HA_CODE), s->at),
+        .score = kern_floats(s->rows * cells, s->at),
+        .least = kern_floats(s->rows, s->at),
+        .hit = kern_floats(s->rows * s->room, s->at),
+        .found = guarded_new((size_t)s->rows * sizeof(int64_t), s->at),
+    };
+    ha_scan t = {
+        .codes = b.codes.data, .boxes = b.boxes.data, .nsets = s->nsets, .blocks = s->blocks,
+        .rows = s->rows, .q = (int8_t *)b.q.data, .score = (float *)b.score.data,
+        .least = (float *)b.least.data, .scale = rng_below(r, 2) ? 0.7f : -0.7f, .unit = 0.3f,
+        .hit = (uint32_t *)b.hit.data, .room = s->room, .found = (int64_t *)b.found.data,
+    };
+    const char *why = NULL;
+    fill_scan(&b, &t, r);
+    guarded *given[] = {&b.codes, &b.boxes, &b.q, &b.score, &b.least};
+    for (int i = 0; i < COUNT(given); i++)
+        guarded_read_only(given[i]);
+    run->table->scan_codes(&t);
+    for (int row = 0; row < s->rows && !why; row++)
+        why = check_hits(&t, row);
+    why = why ? why : guarded_check(&b.hit);
+    why = why ? why : guarded_check(&b.found);
+    for (int i = 0; i < COUNT(given); i++)
+        guarded_free(given[i]);
+    guarded_free(&b.hit);
+    guarded_free(&b.found);
     return why;
 }
 
 void kern_scan_codes(const kern_run *run)
 {
-    static const int64_t rooms[] = {0, 50, 100, 101};
-    for (int cells = 1; cells < 12; cells++)
+    static const int64_t rooms[] = {1, 40, 100000};
+    for (int sets = 1; sets < 4; sets++)
         for (int blocks = 1; blocks <= 8; blocks *= 2)
             for (int room = 0; room < COUNT(rooms); room++) {
-                const scan_shape s = {cells, blocks, rooms[room],
-                                      (placement)((cells + room) % PLACEMENTS)};
-                kern_try(run, scan_case, &s, "%d cells of %d blocks, room for %d %%", cells,
-                         blocks, (int)rooms[room]);
+                int rows = 1 + (7 * sets + 5 * blocks + room) % HA_SCAN_ROWS;
+                const scan_shape s = {sets, blocks, rows,
+                                      rooms[room] < 1000 ? rooms[room]
+                                                         : (int64_t)sets * blocks * HA_CODE_BLOCK,
+                                      (placement)((sets + room) % PLACEMENTS)};
+                kern_try(run, scan_case, &s, "%d rows, %d sets of cells of %d blocks, room for %d",
+                         rows, sets, blocks, (int)s.room);
             }
 }
 

@@ -157,11 +157,13 @@ static const char *check_projections(const ha_arith *a, const project_shape *s, 
     return kern_verdict(&w);
 }
 
+enum { MOST_DIRECTIONS = 144 };
+
 static const char *project_case(const kern_run *run, rng *r, const void *arg)
 {
     const project_shape *s = arg;
     const ha_arith *a = run->arith;
-    static float rows[64 * 256], directions[HA_MAX_PROJS * 256];
+    static float rows[64 * 256], directions[MOST_DIRECTIONS * 256];
     ha_rows x = {gauss_rows(s->rows * s->head_dim, r, rows), s->head_dim, NULL, 0, HYPERATTN_F32};
     ha_rows g = {gauss_rows(s->r * s->head_dim, r, directions), s->head_dim, NULL, 0,
                  HYPERATTN_F32};
@@ -206,6 +208,8 @@ void kern_project(const kern_run *run)
         }
     for (int n = 1; n <= 48; n++) {
         project_shape s = {n, 19, 1 + n % HA_MAX_PROJS, (placement)(n % PLACEMENTS)};
+        try_project(run, &s);
+        s.r = 3 * n;
         try_project(run, &s);
     }
 }

@@ -362,11 +362,6 @@ static void *copy_of(const guarded *g)
     return g->pages ? memcpy(malloc(g->size + 1), g->data, g->size) : NULL;
 }
 
-int tensors_have_backward(const hyperattn_params *params)
-{
-    return params->method != HYPERATTN_MULTIPOLE;
-}
-
 saved tensors_save(const tensors *t)
 {
     saved s = {.out = copy_of(&t->mem[T_OUT]), .lse = copy_of(&t->lse)};

@@ -85,9 +85,6 @@ const char *tensors_backward(tensors *t, hyperattn_ctx *ctx, const hyperattn_par
 const char *tensors_run_backward(tensors *t, const hyperattn_params *params, const char *level,
                                  int nthreads);
 
-/* Whether the method has a backward; tests of forward and backward skip the latter without. */
-int tensors_have_backward(const hyperattn_params *params);
-
 /* Copies of out, lse and the gradients as they are, to be compared bit for bit later. */
 typedef struct saved {
     void *out;

@@ -126,10 +126,15 @@ static void work_pair(pair p, const ha_grid *g, ha_pair_thread *t, int64_t x, in
 
 /* ---- all pairs ------------------------------------------------------------------------------- */
 
+static int64_t classes_of(const ha_layout *l)
+{
+    return ha_min(l->leaf_classes, l->nleaves);
+}
+
 /* Leaves of the class that a sequence has. */
 static int64_t class_leaves(const ha_layout *l, int64_t class)
 {
-    return class < l->nleaves ? (l->nleaves - class + l->leaf_classes - 1) / l->leaf_classes : 0;
+    return class < classes_of(l) ? (l->nleaves - class + l->leaf_classes - 1) / l->leaf_classes : 0;
 }
 
 static int64_t width_of(const ha_grid *g)
@@ -182,7 +187,7 @@ void ha_backward_exact_run(ha_call *call, const ha_backward_exact *b, const ha_s
     for (int64_t i = 0; i < call->nheads; i++) {
         const ha_layout *l = call->heads[i].layout;
         int64_t n = l->nleaves ? l->nleaves * counters(call->plan, l) : 0;
-        classes = ha_max(classes, ha_min(l->leaf_classes, l->nleaves));
+        classes = ha_max(classes, classes_of(l));
         for (int64_t x = 0; x < n; x++)
             atomic_init(&b->progress[i][x], 0);
     }

@@ -15,14 +15,9 @@
  * the digits of what is left are in doubt. */
 #define LEAST_REST 0x1p-14f
 
-/* The largest sizes of any layout's recipe. */
-typedef struct sizes {
-    int64_t cells, keys, candidates, selected, columns;
-} sizes;
-
-static sizes largest(const ha_cpu_plan *plan)
+ha_bundle_sizes ha_largest_bundle(const ha_cpu_plan *plan)
 {
-    sizes s = {0, 0, 0, 0, 0};
+    ha_bundle_sizes s = {0, 0, 0, 0, 0};
     for (int64_t i = 0; i < plan->nlayouts; i++) {
         int64_t nk = plan->layouts[i].nk;
         const ha_recipe r = ha_recipe_of(plan->params, nk, plan->problem->causal);
@@ -36,14 +31,9 @@ static sizes largest(const ha_cpu_plan *plan)
     return s;
 }
 
-int64_t ha_most_columns(const ha_cpu_plan *plan)
-{
-    return largest(plan).columns;
-}
-
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
 {
-    const sizes s = largest(plan);
+    const ha_bundle_sizes s = ha_largest_bundle(plan);
     int64_t ldk = ha_cells_ldk(plan);
     int64_t one = ha_max(ha_max(HA_SHORT_STRETCH, s.cells), s.selected);
     int64_t rows = ha_round_up(ha_rows_held(plan, HA_BUNDLE_ROWS), plan->kernels->f32.mr);

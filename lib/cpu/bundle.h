@@ -47,8 +47,14 @@ typedef struct ha_bundle_work {
     float *w, *tilt, *sum;
 } ha_bundle_work;
 
-/* Most columns of any bundle. */
-int64_t ha_most_columns(const ha_cpu_plan *plan);
+/* The most that a bundle of any sequence can have. */
+typedef struct ha_bundle_sizes {
+    int64_t cells;
+    int64_t candidates, keys; /* cells, and their keys */
+    int64_t selected, columns;
+} ha_bundle_sizes;
+
+ha_bundle_sizes ha_largest_bundle(const ha_cpu_plan *plan);
 
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w);
 

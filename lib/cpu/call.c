@@ -3,7 +3,6 @@
 
 #include "cpu/causal.h"
 #include "int64.h"
-#include "status.h"
 
 static void run_item(void *arg, int64_t i, int thread)
 {
@@ -46,18 +45,11 @@ static void carve(ha_carver *c, const ha_cpu_plan *plan, int backward, work *w)
         ha_stages_carve_forward(c, plan, &w->stages);
 }
 
-/* Methods whose gradients there are: the one place that says so. */
-static int has_gradients(const ha_cpu_plan *plan)
-{
-    return plan->params->method != HYPERATTN_MULTIPOLE;
-}
-
 size_t ha_cpu_workspace(const ha_cpu_plan *plan, int backward, int *wraps)
 {
     work w = {.whole = NULL};
     ha_carver c = {.base = NULL};
-    if (!backward || has_gradients(plan))
-        carve(&c, plan, backward, &w);
+    carve(&c, plan, backward, &w);
     *wraps = c.wraps;
     return c.used;
 }
@@ -112,7 +104,5 @@ hyperattn_status ha_cpu_backward(const ha_plan *whole, const ha_gradients *t,
                                  void *workspace)
 {
     work w = {.whole = whole, .backward = t};
-    if (!has_gradients(whole->data))
-        return ha_fail(HYPERATTN_ENOTSUP, "method is MULTIPOLE, which has no backward yet");
     return start(&w, workspace);
 }

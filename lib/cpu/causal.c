@@ -33,7 +33,7 @@ void ha_stages_carve_forward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s
         ha_hyper_carve(c, plan, nthreads, &s->hyper);
     }
     if (plan->max.nleaves) {
-        ha_exact_carve(c, plan, nthreads, &s->exact);
+        ha_exact_carve(c, plan, nthreads, 1, &s->exact);
         ha_few_carve(c, plan, nthreads, &s->few);
     }
     if (plan->params->method == HYPERATTN_MULTIPOLE)
@@ -50,6 +50,8 @@ void ha_stages_carve_backward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *
     }
     if (plan->max.nleaves)
         ha_backward_exact_carve(c, plan, nthreads, &s->backward_exact);
+    if (plan->params->method == HYPERATTN_MULTIPOLE)
+        ha_backward_multipole_carve(c, plan, nthreads, &s->backward_multipole);
 }
 
 /* ---- order ----------------------------------------------------------------------------------- */
@@ -113,5 +115,7 @@ void ha_stages_backward(ha_call *call, ha_stages *s)
     }
     if (call->plan->max.nleaves)
         ha_backward_exact_run(call, &s->backward_exact, s->sums);
+    if (call->plan->params->method == HYPERATTN_MULTIPOLE)
+        ha_backward_multipole_run(call, &s->backward_multipole, s->sums);
     ha_sums_finish(call, s->sums, s->factors);
 }

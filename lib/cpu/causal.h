@@ -8,9 +8,8 @@
 
 #include "cpu/backward_exact.h"
 #include "cpu/backward_hyper.h"
-#include "cpu/exact.h"
+#include "cpu/backward_multipole.h"
 #include "cpu/few.h"
-#include "cpu/multipole.h"
 
 /* The stages' parts of the workspace. */
 typedef struct ha_stages {
@@ -29,6 +28,7 @@ typedef struct ha_stages {
     float **factors;
     ha_backward_hyper backward_hyper;
     ha_backward_exact backward_exact;
+    ha_backward_multipole backward_multipole;
 } ha_stages;
 
 void ha_stages_carve_forward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s);

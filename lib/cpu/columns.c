@@ -70,40 +70,21 @@ void ha_columns_attend(const ha_cpu_plan *plan, const ha_softmax *s, int64_t row
 
 /* ---- gradients ------------------------------------------------------------------------------- */
 
-/* Columns between one in work and one asked for: their rows lie anywhere. */
-#define AHEAD 8
-
-static void ask_for(const float *row, int64_t n)
-{
-    for (int64_t c = 0; c < n; c += 16)
-        __builtin_prefetch(row + c);
-}
-
-static void add_row(float *restrict sum, const float *restrict row, int64_t n)
-{
-    for (int64_t c = 0; c < n; c++)
-        sum[c] += row[c];
-}
-
 void ha_columns_scatter(const ha_column_sums *to, const ha_column_sums *from,
                         const uint32_t *index, int64_t n, uint32_t first, uint32_t end,
                         uint32_t *found)
 {
-    int64_t ldk = to->ldk, ldv = to->ldv, nfound = 0;
+    int64_t nfound = 0;
     for (int64_t i = 0; i < n; i++) {
         found[nfound] = (uint32_t)i;
         nfound += index[i] >= first && index[i] < end;
     }
     for (int64_t x = 0; x < nfound; x++) {
-        if (x + AHEAD < nfound) {
-            int64_t next = found[x + AHEAD];
-            ask_for(to->dk + index[next] * ldk, ldk);
-            ask_for(to->dv + index[next] * ldv, ldv);
-            ask_for(from->dk + next * ldk, ldk);
-            ask_for(from->dv + next * ldv, ldv);
+        if (x + HA_ROWS_AHEAD < nfound) {
+            int64_t next = found[x + HA_ROWS_AHEAD];
+            ha_columns_ask_for(to, index[next]);
+            ha_columns_ask_for(from, next);
         }
-        int64_t i = found[x];
-        add_row(to->dk + index[i] * ldk, from->dk + i * ldk, ldk);
-        add_row(to->dv + index[i] * ldv, from->dv + i * ldv, ldv);
+        ha_columns_add(to, index[found[x]], from, found[x], 1);
     }
 }

@@ -8,6 +8,7 @@
 #define HA_COLUMNS_H
 
 #include "algo/hyper.h"
+#include "cpu/add_rows.h"
 #include "cpu/softmax.h"
 
 typedef struct ha_columns {
@@ -45,6 +46,21 @@ typedef struct ha_column_sums {
     float *dk, *dv;
     int64_t ldk, ldv;
 } ha_column_sums;
+
+/* Row x of one += factor times row y of the other. */
+static inline void ha_columns_add(const ha_column_sums *to, int64_t x, const ha_column_sums *from,
+                                  int64_t y, float factor)
+{
+    ha_add_multiple(to->dk + x * to->ldk, from->dk + y * from->ldk, factor, to->ldk);
+    ha_add_multiple(to->dv + x * to->ldv, from->dv + y * from->ldv, factor, to->ldv);
+}
+
+/* Row x is needed soon. */
+static inline void ha_columns_ask_for(const ha_column_sums *s, int64_t x)
+{
+    ha_ask_for(s->dk + x * s->ldk, s->ldk);
+    ha_ask_for(s->dv + x * s->ldv, s->ldv);
+}
 
 /* Adds gradients of n columns to the sums of their rows index[i], of those in [first, end), in
  * ascending order of i. found has room for n + 1. */

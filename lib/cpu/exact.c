@@ -32,6 +32,7 @@ typedef struct stage {
     const ha_exact *exact;
     const ha_states *states;
     int64_t step; /* rows of a slice */
+    int sums_only;
 } stage;
 
 /* Whether the leaves of a sequence are this file's. */
@@ -40,7 +41,8 @@ static int is_served(const ha_cpu_plan *plan, const ha_layout *l)
     return l->nleaves && !ha_few_serves(plan, l);
 }
 
-void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_exact *exact)
+void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, int with_values,
+                    ha_exact *exact)
 {
     const hyperattn_problem *p = plan->problem;
     const ha_arith *a = plan->arith;
@@ -52,7 +54,7 @@ void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_exac
     for (int64_t i = 0; i < plan->in_flight; i++) {
         ha_exact_head none, *h = c->base ? &exact->heads[i] : &none;
         h->pack.k = ha_carve(c, (int64_t)ha_k_bytes(a, nk, p->head_dim), 1);
-        h->pack.v = ha_carve(c, (int64_t)ha_v_bytes(a, nk, p->head_dim_v), 1);
+        h->pack.v = ha_carve(c, (int64_t)ha_v_bytes(a, with_values ? nk : 0, p->head_dim_v), 1);
         h->finite = ha_carve(c, nk / HA_SPLIT, 1);
     }
     exact->threads = ha_carve(c, nthreads, sizeof *exact->threads);
@@ -97,7 +99,8 @@ static void pack_keys(void *arg, int64_t place, int64_t item, int thread)
         k.first = v.first = kh->layout->leaf_key0 + x;
         a->pack_k((float *)h->pack.k + x * depth, &k, keys, p->head_dim);
         h->finite[x / HA_SPLIT] =
-            (uint8_t)a->pack_v(h->pack.v, vpanel, x / a->pair, &v, keys, p->head_dim_v);
+            st->sums_only ||
+            a->pack_v(h->pack.v, vpanel, x / a->pair, &v, keys, p->head_dim_v);
     }
     ha_clock_add(call, thread, HA_STAGE_GATHER, start);
 }
@@ -129,6 +132,7 @@ static int64_t slice_rows(const ha_call *call)
 typedef struct slice {
     ha_query_rows at;
     const ha_exact_head *head;
+    int with_values;
     int64_t begin; /* first key */
     int64_t limit; /* key behind the first row's last one */
     int64_t slope; /* 1 if each later row sees one more key, else 0 */
@@ -156,6 +160,8 @@ static void attend_rows(const ha_cpu_plan *plan, const slice *sl, const ha_exact
         return;
     ha_tile tile = ha_tile_at(plan, s, r, rows, &sl->head->pack, x, ha_min(keys, high));
     tile.logw = t->logw;
+    if (!sl->with_values)
+        tile.head_dim_v = 0;
     if (low < keys) {
         int64_t padded = ha_round_up(rows, a->mr);
         for (int64_t i = 0; i < padded; i++)
@@ -227,12 +233,13 @@ static void leaf_slice(void *arg, int64_t place, int64_t item, int thread)
     const ha_leaf *leaf = &l->leaves[number];
     int64_t back = item / plan->group / l->nleaves;
     int64_t row = (slices_of(st, leaf->nq) - 1 - back) * st->step;
-    if (row < 0)
+    if (row < 0 || (st->sums_only && !leaf->partial))
         return;
     int causal = plan->problem->causal;
     const slice sl = {
         .at = {kh, head, NULL, leaf->q0 + row, ha_min(st->step, leaf->nq - row)},
         .head = &st->exact->heads[place],
+        .with_values = !st->sums_only,
         .begin = leaf->k0 - l->leaf_key0,
         .limit = ha_leaf_limit(l, leaf, causal, row) - l->leaf_key0,
         .slope = causal,
@@ -255,11 +262,21 @@ static void leaf_slice(void *arg, int64_t place, int64_t item, int thread)
     ha_clock_add(call, thread, HA_STAGE_STATE, start);
 }
 
-void ha_exact_forward(ha_call *call, const ha_exact *exact, const ha_states *states)
+static void run(ha_call *call, const ha_exact *exact, const ha_states *states, int sums_only)
 {
-    stage st = {call, exact, states, slice_rows(call)};
+    stage st = {call, exact, states, slice_rows(call), sums_only};
     for (int64_t i = 0; i < call->nheads; i++)
         exact->heads[i].pack.keys = packed_keys(call->heads[i].layout);
     ha_for_items(call, count_packs, pack_keys, &st);
     ha_for_items(call, count_slices, leaf_slice, &st);
+}
+
+void ha_exact_forward(ha_call *call, const ha_exact *exact, const ha_states *states)
+{
+    run(call, exact, states, 0);
+}
+
+void ha_exact_sums(ha_call *call, const ha_exact *exact, const ha_states *states)
+{
+    run(call, exact, states, 1);
 }

@@ -20,11 +20,17 @@ typedef struct ha_exact {
     struct ha_exact_thread *threads;
 } ha_exact;
 
-void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_exact *exact);
+/* with_values 0: for ha_exact_sums. */
+void ha_exact_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, int with_values,
+                    ha_exact *exact);
 
 /* Every leaf of the key heads in flight: out and lse of its rows are final then, or, of a partial
  * leaf, kept in states. states: [in flight], what the waves before have left of the rows; not read
  * where there was none. */
 void ha_exact_forward(ha_call *call, const ha_exact *exact, const ha_states *states);
+
+/* The same of partial leaves alone, and of their rows' states m and l alone, which get the same
+ * bits: no values are read. */
+void ha_exact_sums(ha_call *call, const ha_exact *exact, const ha_states *states);
 
 #endif

@@ -34,7 +34,7 @@ static int64_t scored_rows(const ha_cpu_plan *plan)
 void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_privates *privates)
 {
     const ha_kernels *k = plan->kernels;
-    int64_t columns = ha_most_columns(plan), ld = ha_round_up(columns, k->f32.lanes);
+    int64_t columns = ha_largest_bundle(plan).columns, ld = ha_round_up(columns, k->f32.lanes);
     int64_t pack = (int64_t)ha_k_bytes(&k->f32, columns, plan->problem->head_dim);
     privates->threads = ha_carve(c, nthreads, sizeof *privates->threads);
     for (int i = 0; i < nthreads; i++) {
@@ -157,33 +157,47 @@ static void attend_exactly(const lone_row *row)
     }
 }
 
-/* Adds n keys to the row with the difference of the two weights. */
-static void add_private(const lone_row *row, int64_t n)
+/* The row's keys enter it with the difference of their two weights. */
+static void enter_keys(const lone_row *row, const ha_private_row *found)
 {
     const ha_cpu_plan *plan = row->plan;
     ha_private_thread *t = row->t;
     ha_softmax *s = row->b->s;
     int64_t i = row->i, dv = plan->problem->head_dim_v;
-    float *acc = s->acc + i * plan->ldacc, top = s->m[i], gain = 0, most = 0;
-    weigh(row, n, &top);
-    float before = exp2f(s->m[i] - top);
-    for (int64_t j = 0; j < n; j++) {
-        most += t->exact[j];
-        t->exact[j] -= t->model[j];
-        gain += t->exact[j];
-    }
-    float sum = s->l[i] * before + gain;
-    if (!(sum > LEAST_SUM * (s->l[i] * before + most))) {
-        attend_exactly(row);
-        return;
-    }
+    float *acc = s->acc + i * plan->ldacc, before = exp2f(s->m[i] - found->top);
     ha_rows v = row->b->at->kh->v;
     v.index = t->key;
-    plan->kernels->sum_rows(t->value, &v, t->exact, 1, n, dv);
+    for (int64_t j = 0; j < found->n; j++)
+        t->exact[j] -= t->model[j];
+    plan->kernels->sum_rows(t->value, &v, t->exact, 1, found->n, dv);
     for (int64_t c = 0; c < dv; c++)
         acc[c] = acc[c] * before + t->value[c];
-    s->m[i] = top;
-    s->l[i] = sum;
+    s->m[i] = found->top;
+    s->l[i] = found->sum;
+}
+
+/* Adds n keys to the row. */
+static void add_private(const lone_row *row, int64_t n)
+{
+    const ha_private_thread *t = row->t;
+    const ha_open_bundle *b = row->b;
+    int64_t i = row->i;
+    float top = b->s->m[i], gain = 0, most = 0;
+    weigh(row, n, &top);
+    float before = b->s->l[i] * exp2f(b->s->m[i] - top);
+    for (int64_t j = 0; j < n; j++) {
+        most += t->exact[j];
+        gain += t->exact[j] - t->model[j];
+    }
+    float sum = before + gain;
+    const ha_private_row found = {i, n, t->key, t->column, t->exact, t->model, top, sum,
+                                  !(sum > LEAST_SUM * (before + most))};
+    if (b->take)
+        b->take(b->arg, &found);
+    else if (found.in_doubt)
+        attend_exactly(row);
+    else
+        enter_keys(row, &found);
 }
 
 /* ---- a bundle -------------------------------------------------------------------------------- */

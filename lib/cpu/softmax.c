@@ -74,7 +74,8 @@ void ha_softmax_load(const ha_cpu_plan *plan, ha_softmax *s, const ha_states *fr
         int64_t row = base + ha_row_of(at, i);
         s->m[i] = from->m[row];
         s->l[i] = from->l[row];
-        memcpy(s->acc + i * ld, from->acc + row * ld, (size_t)ld * sizeof(float));
+        if (from->acc)
+            memcpy(s->acc + i * ld, from->acc + row * ld, (size_t)ld * sizeof(float));
     }
     clear_rows(plan, s, at->rows, ha_round_up(at->rows, plan->arith->mr));
 }
@@ -87,7 +88,8 @@ void ha_softmax_store(const ha_cpu_plan *plan, const ha_softmax *s, const ha_sta
         int64_t row = base + ha_row_of(at, i);
         to->m[row] = s->m[i];
         to->l[row] = s->l[i];
-        memcpy(to->acc + row * ld, s->acc + i * ld, (size_t)ld * sizeof(float));
+        if (to->acc)
+            memcpy(to->acc + row * ld, s->acc + i * ld, (size_t)ld * sizeof(float));
     }
 }
 

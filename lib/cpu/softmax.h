@@ -18,7 +18,8 @@ typedef struct ha_softmax {
     float *scratch; /* the kernels' */
 } ha_softmax;
 
-/* Kept rows: [group][nq] of a key head, or any others; acc is ldacc wide. */
+/* Kept rows: [group][nq] of a key head, or any others; acc is ldacc wide, or NULL where only m and
+ * l are wanted. */
 typedef struct ha_states {
     float *m, *l, *acc;
 } ha_states;
