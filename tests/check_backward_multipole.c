@@ -78,6 +78,7 @@ START_TEST(gradients_of_selected_keys_are_exact)
     int n = levels_here(names, COUNT(names));
     multipole_case c = multipole_all.cases[_i];
     c.selected = c.candidates = 1 << 30;
+    c.depth = -1;
     hyperattn_params params = multipole_params(&c);
     tensors t = filled(&c, FILL_CLUSTERED);
     pattern p = pattern_exact(&t);

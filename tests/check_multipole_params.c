@@ -47,7 +47,7 @@ static const field_value good_values[] = {
     FIELD(num_selected, INT_MAX), FIELD(num_candidates, INT_MAX),
     FIELD(cell_size, 8),        FIELD(cell_size, 16),
     FIELD(cell_size, 32),       FIELD(cell_size, 64),
-    FIELD(cell_size, 128),      FIELD(far_cell_size, 32),
+    FIELD(cell_size, 128),      FIELD(far_cell_size, 64),
     FIELD(far_cell_size, INT_MAX), FIELD(num_sinks, INT_MAX),
 };
 

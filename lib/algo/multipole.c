@@ -20,9 +20,9 @@ typedef struct preset {
 } preset;
 
 static const preset presets[] = {
-    {324, 128, 512, 128, 64, 512, 5},
-    {710, 128, 512, 256, 64, 256, 6.5f},
-    {1288, 256, 1024, 512, 64, 256, 7.5f},
+    {324, 128, 1024, 128, 64, 512, 4},
+    {710, 128, 1024, 256, 64, 256, 5.5f},
+    {1288, 256, 1024, 512, 64, 256, 6.5f},
 };
 
 #define DEFAULT_BUDGET 710
@@ -32,7 +32,7 @@ static const preset presets[] = {
 
 /* Without a look for keys, so many are chosen as weigh most on the whole: a part of what the rows
  * could find. */
-#define BLIND_PART 4
+#define BLIND_PART 8
 
 static int64_t round_up(int64_t x, int64_t to)
 {

@@ -40,15 +40,10 @@ typedef struct scan {
     float scale;
 } scan;
 
-/* What a hit of row i is at least. What the row sees in all is guessed from the cells as they are
- * for the era. */
-static float least_score(const scan *s, int64_t i, const float *by_cell)
+/* log2 of a row's past, from the cells as they are for the era. */
+static float past_of(const scan *s, const float *by_cell)
 {
-    const ha_scanned *rows = s->rows;
-    float past = s->plan->kernels->log_sum_exp(rows->cells->mass, by_cell, s->scale, s->ncells);
-    float near = rows->m[i] + log2f(rows->l[i]), top = past > near ? past : near;
-    return top + log2f(exp2f(past - top) + exp2f(near - top)) - s->recipe.depth * HA_LOG2E -
-           MARGIN * rows->basis->left;
+    return s->plan->kernels->log_sum_exp(s->rows->cells->mass, by_cell, s->scale, s->ncells);
 }
 
 /* Of n places found, those that are positions of the past: a cell can have more places than keys.
@@ -98,7 +93,8 @@ static void begin_rows(const scan *s, ha_scan *keys, int8_t *q, float *least, in
         for (int64_t c = 0; c < HA_CODE; c++)
             q[i * HA_CODE + c] = (int8_t)ha_code_of(rows->basis->factor[0] *
                                                     s->hits->projection[i * ldp + c]);
-        least[i] = least_score(s, first + i, by_cell + i * ld);
+        least[i] = past_of(s, by_cell + i * ld) + rows->near - s->recipe.depth * HA_LOG2E -
+                   MARGIN * rows->basis->left;
         if (!rows->finite[first + i] || !isfinite(least[i]))
             least[i] = NAN;
     }
@@ -157,19 +153,48 @@ static scan begin_scan(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned 
     s.scale = plan->problem->softmax_scale * HA_LOG2E;
     while (1 << s.slot_bits < ha_code_blocks(&r) * HA_CODE_KEYS)
         s.slot_bits++;
-    memset(hits->votes, 0, (size_t)rows->past);
-    memset(hits->touched, 0, (size_t)s.ncells);
     return s;
 }
 
 void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows)
 {
     const scan s = begin_scan(plan, hits, rows);
+    memset(hits->votes, 0, (size_t)rows->past);
+    memset(hits->touched, 0, (size_t)s.ncells);
     int64_t step = scored_rows(plan), kept = 0;
     for (int64_t first = 0; first < rows->n; first += step)
         kept = find_rows(&s, first, ha_min(step, rows->n - first), kept);
     hits->begin[rows->n] = kept;
 }
+
+/* ---- what is near ---------------------------------------------------------------------------- */
+
+/* The place, in ascending order, of the value that is taken of so many. A lower one costs hits, a
+ * higher one misses more of them. */
+#define TAKEN_PART 0.25
+
+float ha_hits_near(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows, const float *m,
+                   const float *l)
+{
+    const scan s = begin_scan(plan, hits, rows);
+    int64_t ld = s.nsets * HA_CODE_KEYS, n = 0;
+    float part[HA_NEAR_ROWS];
+    plan->kernels->project(hits->by_cell, ld, rows->q, ha_cells_ldk(plan), rows->det->columns,
+                           rows->n, plan->problem->head_dim, ld);
+    for (int64_t i = 0; i < rows->n; i++) {
+        float near = m[i] + log2f(l[i]) - past_of(&s, hits->by_cell + i * ld);
+        if (!isfinite(near))
+            continue;
+        near = near > 0 ? near + log2f(1 + exp2f(-near)) : log2f(1 + exp2f(near));
+        int64_t x = n++;
+        for (; x > 0 && part[x - 1] > near; x--)
+            part[x] = part[x - 1];
+        part[x] = near;
+    }
+    return n ? part[(int64_t)((double)n * TAKEN_PART)] : 0;
+}
+
+/* ---- votes ----------------------------------------------------------------------------------- */
 
 void ha_hits_keep_below(ha_hits *hits, int votes, int64_t rows)
 {

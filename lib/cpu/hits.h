@@ -36,8 +36,17 @@ typedef struct ha_scanned {
     const float *q;         /* rows as f32, [n][ldk] */
     const uint8_t *finite;  /* rows that are not hit nothing */
     int64_t n;
-    const float *m, *l;     /* what the rows have seen beside their past, as ha_softmax has it */
+    float near; /* log2 of what rows see in all, as a multiple of their past */
 } ha_scanned;
+
+/* Rows that tell what `near` is for those behind them. */
+#define HA_NEAR_ROWS 16
+
+/* Guesses `near` from what n rows have seen near, as ha_softmax has it, and from their past. Those
+ * are earlier rows than the ones that are scanned: a row's own near keys may steer it, but not the
+ * other rows of its bundle, which may come before those keys. */
+float ha_hits_near(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows, const float *m,
+                   const float *l);
 
 /* Finds the hits of rows. */
 void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows);

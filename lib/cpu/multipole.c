@@ -11,6 +11,7 @@ typedef struct ha_multipole_thread {
     ha_softmax rows;
     ha_bundle_work bundle;
     ha_hits hits;
+    float *earlier;     /* rows before a bundle's leaf, as f32 */
     ha_key_pack pack;
     ha_picks picks;     /* sinks, then the selected keys */
 } ha_multipole_thread;
@@ -28,8 +29,11 @@ void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
         ha_multipole_thread none, *t = c->base ? &m->threads[i] : &none;
         ha_softmax_carve(c, plan, &t->rows, rows);
         ha_bundle_carve(c, plan, &t->bundle);
-        if (ha_detects(plan))
+        if (ha_detects(plan)) {
             ha_hits_carve(c, plan, &t->hits);
+            t->earlier = ha_carve(c, ha_round_up(HA_NEAR_ROWS, plan->kernels->f32.mr) *
+                                         ha_cells_ldk(plan), sizeof *t->earlier);
+        }
         ha_key_pack_carve(c, plan, &t->pack);
         ha_picks_carve(c, plan, &t->picks);
     }
@@ -211,14 +215,52 @@ static void begin_rows(const ha_bundle_walk *walk, int64_t place, int thread,
     ha_clock_add(call, thread, HA_STAGE_BLOCK, clock);
 }
 
-static void find_hits(const ha_cpu_plan *plan, ha_multipole_thread *t, const ha_walk_bundle *b)
+/* Rows of the leaf before the bundle's, those that have a past. Returns how many. */
+static int64_t earlier_rows(const ha_cpu_plan *plan, const ha_walk_bundle *b, uint32_t *row)
 {
-    const ha_scanned rows = {
+    const ha_layout *l = b->era.kh->layout;
+    int64_t shift = l->nk - l->nq, leaf = b->era.recipe.leaf, n = 0;
+    int64_t begin = (ha_row_of(&b->at, 0) + shift) / leaf * leaf; /* of the bundle's leaf */
+    if (!plan->problem->causal)
+        return 0;
+    for (int64_t x = begin - leaf; x < begin; x += leaf / HA_NEAR_ROWS)
+        if (x >= ha_max(0, shift) && ha_near_key(&b->era.recipe, x) > 0)
+            row[n++] = (uint32_t)(x - shift);
+    return n;
+}
+
+/* How much more than their past the rows see, guessed from earlier ones. */
+static float guess_near(const ha_bundle_walk *walk, int64_t place, ha_multipole_thread *t,
+                        const ha_walk_bundle *b, ha_scanned rows)
+{
+    const ha_cpu_plan *plan = walk->call->plan;
+    const ha_states *states = &walk->states[place];
+    float m[HA_NEAR_ROWS], l[HA_NEAR_ROWS];
+    uint32_t row[HA_NEAR_ROWS];
+    ha_rows q = ha_head_rows(&b->era.kh->q, b->era.head);
+    rows.n = earlier_rows(plan, b, row);
+    if (rows.n == 0)
+        return 0;
+    q.index = row;
+    plan->kernels->f32.load_q(t->earlier, &q, rows.n, plan->problem->head_dim);
+    rows.q = t->earlier;
+    for (int64_t i = 0; i < rows.n; i++) {
+        int64_t at = b->era.head * b->era.kh->layout->nq + row[i];
+        m[i] = states->m[at];
+        l[i] = states->l[at];
+    }
+    return ha_hits_near(plan, &t->hits, &rows, m, l);
+}
+
+static void find_hits(const ha_bundle_walk *walk, int64_t place, ha_multipole_thread *t,
+                      const ha_walk_bundle *b)
+{
+    ha_scanned rows = {
         .kh = b->era.kh, .cells = b->era.cells, .det = b->era.detector, .basis = b->era.basis,
         .past = b->past, .q = b->work->q, .finite = b->work->finite, .n = b->at.rows,
-        .m = t->rows.m, .l = t->rows.l,
     };
-    ha_hits_find(plan, &t->hits, &rows);
+    rows.near = guess_near(walk, place, t, b, rows);
+    ha_hits_find(walk->call->plan, &t->hits, &rows);
 }
 
 int ha_walk_open(const ha_bundle_walk *walk, int64_t place, int64_t item, int thread,
@@ -244,7 +286,7 @@ int ha_walk_open(const ha_bundle_walk *walk, int64_t place, int64_t item, int th
     double clock = ha_clock(call);
     ha_bundle_load(plan, b->work, &b->at);
     if (detects)
-        find_hits(plan, t, b);
+        find_hits(walk, place, t, b);
     clock = ha_clock_add(call, thread, HA_STAGE_HASH, clock);
     b->hits = detects ? &t->hits : NULL;
     ha_bundle_columns(plan, b->work, e->kh, e->order, e->cells, &e->era, b->past, b->hits);
