@@ -293,7 +293,7 @@ static const multipole_case scenes[] = {
     {"not causal", 256, 2048, 4, 2, DIM, 14, .sinks = 4, .selected = 16, .candidates = 3 * CELL,
      .depth = -1, .cell = CELL, .far_cell = 4 * CELL},
     {"not causal, private keys", 256, 2048, 4, 2, DIM, 14, .sinks = 4, .selected = 16,
-     .candidates = 3 * CELL, .depth = 16, .cell = CELL, .far_cell = 4 * CELL},
+     .candidates = 3 * CELL, .depth = 12, .cell = CELL, .far_cell = 4 * CELL},
 };
 
 START_TEST(gradients_are_the_slopes_of_forward)

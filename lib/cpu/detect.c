@@ -105,33 +105,40 @@ static int64_t sample_queries(const ha_cpu_plan *plan, const ha_detect_thread *t
     return found;
 }
 
-/* Deviations of keys from the mean of their cell, of cells that all rows of the era see. */
+/* n rows become their deviations from their mean. */
+static void centre(const ha_cpu_plan *plan, float *row, int64_t n)
+{
+    int64_t d = plan->problem->head_dim, ld = ha_cells_ldk(plan);
+    for (int64_t c = 0; c < d; c++) {
+        float mean = 0;
+        for (int64_t j = 0; j < n; j++)
+            mean += row[j * ld + c];
+        mean /= (float)n;
+        for (int64_t j = 0; j < n; j++)
+            row[j * ld + c] -= mean;
+    }
+}
+
+/* Deviations of keys from the mean of their cell, of cells that all rows of the era see, without
+ * sinks. */
 static int64_t sample_keys(const ha_cpu_plan *plan, const ha_detect_thread *t,
                            const ha_key_head *kh, const ha_order *order, const ha_era *era,
                            const ha_recipe *r)
 {
-    int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan), found = 0;
+    int64_t ldk = ha_cells_ldk(plan), found = 0;
     int64_t cells = era->seen / r->cell, step = ha_max(1, cells * r->cell / SAMPLES);
-    ha_rows k = kh->k;
     for (int64_t x = 0; x < cells && found + r->cell <= SAMPLES; x += step) {
         const uint32_t *keys = ha_past_keys(order, era, x * r->cell);
-        float *row = t->rows + found * ldk;
-        int64_t sinks = 0;
+        uint32_t index[HA_SHORT_STRETCH];
+        int64_t n = 0;
         for (int64_t j = 0; j < r->cell; j++)
-            sinks += (int64_t)keys[j] < r->sinks;
-        if (sinks)
-            continue;
-        k.index = keys;
-        plan->kernels->f32.load_q(row, &k, r->cell, d);
-        for (int64_t c = 0; c < d; c++) {
-            float mean = 0;
-            for (int64_t j = 0; j < r->cell; j++)
-                mean += row[j * ldk + c];
-            mean /= (float)r->cell;
-            for (int64_t j = 0; j < r->cell; j++)
-                row[j * ldk + c] -= mean;
-        }
-        found += r->cell;
+            if ((int64_t)keys[j] >= r->sinks)
+                index[n++] = keys[j];
+        ha_rows k = kh->k;
+        k.index = index;
+        plan->kernels->f32.load_q(t->rows + found * ldk, &k, n, plan->problem->head_dim);
+        centre(plan, t->rows + found * ldk, n);
+        found += n;
     }
     return found;
 }
