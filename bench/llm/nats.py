@@ -88,9 +88,10 @@ def run_text(args: argparse.Namespace, model: Model, tokenizer: Tokenizer, repla
 
 def run_needles(args: argparse.Namespace, model: Model, tokenizer: Tokenizer, replaced: Replaced,
                 exact: Replaced) -> None:
-    """Print, for each depth, the log-probability of the number, exactly and by the method."""
+    """Print, for each depth, the log-probability of the number and how much of it is right."""
     text = args.text.read_text(encoding="utf-8")
-    cases = {"exact": exact, args.label: replaced}
+    cases = {"exact": exact} if args.against_exact else {}
+    cases[args.label] = replaced
     for depth in args.depths:
         haystack = hide(tokenizer, text, args.tokens, depth, args.number)
         found = []
@@ -114,7 +115,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="a name of hyperattn_method, such as hyper (default: exact)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
         help="a field of hyperattn_params; may be repeated")
-    add("--against-exact", action="store_true", help="print the difference to exact attention")
+    add("--against-exact", action="store_true",
+        help="run exact attention too and print the difference to it, with --needle its answers")
     add("--per-layer", action="store_true",
         help="print each replaced layer's error against exact attention of the same inputs")
     add("--needle", action="store_true", help="hide a number in the text and ask for it")
@@ -129,8 +131,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=0, metavar="N",
         help="threads of attention (default: what OpenMP takes)")
     args = parser.parse_args(argv)
-    if args.needle and (args.against_exact or args.per_layer):
-        parser.error("--against-exact and --per-layer are not for --needle")
+    if args.needle and args.per_layer:
+        parser.error("--per-layer is not for --needle")
     args.label = " ".join([args.method, *args.settings])
     return args
 
