@@ -197,8 +197,8 @@ typedef struct hyperattn_params {
                               * looked for; negative: they are not */
     int cell_size;           /* keys of a cell: 8, 16, 32, 64 or 128 */
     int far_cell_size;       /* keys of the cells that hold no candidates, >= cell_size */
-    /* > 0: each query head of each sequence gets the cheapest step of the plan's ladder whose
-     * relative error, estimated on 128 rows that are computed exactly, is at most this; the last
+    /* > 0, up to 1: each query head of each sequence gets the cheapest step of the plan's ladder
+     * whose relative error, estimated on rows that are computed exactly, is below this; the last
      * step is EXACT. Default 0: no choice. */
     float target_error;
 } hyperattn_params;

@@ -91,8 +91,8 @@ static double typical_error(const hyperattn_params *p, int causal, int64_t nk)
 {
     double longer = sqrt((double)nk / 8192);
     if (p->method == HYPERATTN_HYPER)
-        return 0.062 / sqrt(hyper_share(p, causal)) * longer;
-    return (p->private_depth < 0 ? 0.026 : 0.0144) * 710 / p->budget * longer;
+        return 0.065 / sqrt(hyper_share(p, causal)) * longer;
+    return (p->private_depth < 0 ? 0.025 : 0.013) * 710 / p->budget * longer;
 }
 
 /* Errors of the same kind go together from head to head, others less so. */
@@ -103,8 +103,8 @@ static int are_akin(const hyperattn_params *a, const hyperattn_params *b)
 
 #define SPREAD 1.0      /* standard deviations of an error's logarithm: of any head, */
 #define SPREAD_AKIN 0.2 /* and of a head whose error at another step is known */
-#define SPREAD_OTHER 0.5
-#define SLOPE_OTHER 0.4 /* of one logarithm over the other */
+#define SPREAD_OTHER 0.55
+#define SLOPE_OTHER 0.3 /* of one logarithm over the other */
 
 /* What is left of the target below the margin of a trial. */
 #define USABLE 0.85

@@ -33,6 +33,7 @@ typedef struct work {
     climber *climbers;   /* [nheads] */
     int64_t *list;       /* [nheads]: those that are on the step */
     int64_t n;
+    int64_t *some;       /* [nheads]: key heads all of whose query heads are, then other heads */
     ha_measure m;
     uint32_t *row;       /* [nheads][most]: their checked rows */
     float *exact;        /* [nheads][most][head_dim_v] */
@@ -54,6 +55,11 @@ static void carve_sums(ha_carver *c, const ha_cpu_plan *plan, key_sums *s)
     s->ones = ha_carve(c, HA_TASK_ROWS, sizeof *s->ones);
 }
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static void carve(ha_carver *c, work *w, int backward)
 {
     const ha_cpu_plan *plan = w->plan;
@@ -63,6 +69,7 @@ static void carve(ha_carver *c, work *w, int backward)
         c->wraps = 1, rows = 0;
     w->climbers = ha_carve(c, w->nheads, sizeof *w->climbers);
     w->list = ha_carve(c, w->nheads, sizeof *w->list);
+    w->some = ha_carve(c, w->nheads, sizeof *w->some);
     w->row = ha_carve(c, rows, sizeof *w->row);
     w->exact = ha_carve(c, rows, (size_t)plan->problem->head_dim_v * sizeof *w->exact);
     w->diff = ha_carve(c, rows, sizeof *w->diff);
@@ -77,11 +84,9 @@ static void carve(ha_carver *c, work *w, int backward)
         w->out = ha_carve(c, 1, w->whole->bytes.out);
     }
     for (int i = 0; i < w->whole->ladder->nsteps; i++) {
-        const ha_plan *step = &plan->steps[i];
-        size_t needs = backward && step->workspace_backward > step->workspace
-                           ? step->workspace_backward
-                           : step->workspace;
-        below = needs > below ? needs : below;
+        below = larger(below, plan->steps[i].workspace);
+        below = larger(below, plan->alone[i].workspace);
+        below = larger(below, backward ? plan->alone[i].workspace_backward : 0);
     }
     w->below = ha_carve(c, 1, below);
 }
@@ -160,17 +165,16 @@ static void compare_head(void *arg, int64_t i, int thread)
 {
     const work *w = arg;
     const ha_measure *m = &w->m;
-    const ha_cpu_plan *step = w->plan->steps[w->step].data;
     const ha_measured t = {w->t->q, w->t->k, w->t->v, w->t->out};
-    int64_t head = w->list[i], dv = w->whole->problem->head_dim_v;
+    int64_t head = w->list[i], dv = w->whole->problem->head_dim_v, group = w->plan->group;
     float *x = m->threads[thread].x;
     ha_key_head kh;
-    ha_aim_measure(&kh, step, &w->plan->steps[w->step], &t, head);
+    ha_aim_measure(&kh, w->plan, w->whole, &t, head / group);
     int64_t rows = ha_trial_rows(kh.layout->nq);
     for (int64_t r = 0; r < rows; r++) {
         const float *exact = w->exact + (head * m->most + r) * dv;
         double diff = 0, norm = 0;
-        ha_rows out = ha_head_rows(&kh.o, 0);
+        ha_rows out = ha_head_rows(&kh.o, head % group);
         out.first = w->row[head * m->most + r];
         m->plan.arith->load_q(x, &out, 1, dv);
         for (int64_t e = 0; e < dv; e++) {
@@ -201,20 +205,62 @@ static void judge(void *arg, ha_team *team)
     }
 }
 
-/* A step's plan, whose stage times count as the call's. */
-static ha_plan step_plan(const work *w, int step)
+static int is_on_step(const work *w, int64_t head)
 {
-    ha_plan plan = w->plan->steps[step];
-    plan.profile = w->whole->profile;
-    return plan;
+    return w->climbers[head].step == w->step && !w->climbers[head].settled;
 }
 
 static void list_heads(work *w)
 {
     w->n = 0;
     for (int64_t head = 0; head < w->nheads; head++)
-        if (w->climbers[head].step == w->step && !w->climbers[head].settled)
+        if (is_on_step(w, head))
             w->list[w->n++] = head;
+}
+
+/* Key heads all of whose query heads are on the step. */
+static int64_t list_groups(const work *w)
+{
+    int64_t n = 0, group = w->plan->group;
+    for (int64_t number = 0; number < w->plan->nkey_heads; number++) {
+        int64_t there = 0;
+        for (int64_t i = 0; i < group; i++)
+            there += is_on_step(w, number * group + i);
+        if (there == group)
+            w->some[n++] = number;
+    }
+    return n;
+}
+
+/* Those of list without the query heads of n key heads of some, in their place. */
+static int64_t list_others(const work *w, int64_t n)
+{
+    int64_t others = 0, taken = 0, group = w->plan->group;
+    int64_t *end = w->some + n;
+    for (int64_t i = 0; i < w->n; i++) {
+        while (taken < n && w->some[taken] < w->list[i] / group)
+            taken++;
+        if (taken == n || w->some[taken] != w->list[i] / group)
+            end[others++] = w->list[i];
+    }
+    return others;
+}
+
+static void run_some(const work *w, const ha_plan *step, const int64_t *number, int64_t n)
+{
+    ha_plan plan = *step;
+    const ha_some some = {.number = number, .n = n};
+    plan.profile = w->whole->profile; /* stage times count as the call's */
+    if (n)
+        ha_forward_some(&plan, w->t, &some, w->below);
+}
+
+/* Heads that share a key head also share what is made of its keys; bits do not depend on that. */
+static void run_step(const work *w)
+{
+    int64_t groups = list_groups(w), others = list_others(w, groups);
+    run_some(w, &w->plan->steps[w->step], w->some, groups);
+    run_some(w, &w->plan->alone[w->step], w->some + groups, others);
 }
 
 static void climb(work *w)
@@ -225,9 +271,7 @@ static void climb(work *w)
         list_heads(w);
         if (!w->n)
             continue;
-        const ha_plan plan = step_plan(w, w->step);
-        const ha_some some = {.number = w->list, .n = w->n};
-        ha_forward_some(&plan, w->t, &some, w->below);
+        run_step(w);
         for (int64_t i = 0; i < w->n; i++)
             w->climbers[w->list[i]].tried++;
         if (w->step < last)
@@ -317,11 +361,12 @@ static ha_out_rows part_rows(float *base, int64_t stride)
 static void gradients_of_head(const work *w, const ha_gradients *t, int64_t head)
 {
     const hyperattn_problem *p = w->whole->problem;
-    const ha_plan plan = step_plan(w, w->climbers[head].step);
+    ha_plan plan = w->plan->alone[w->climbers[head].step];
     const ha_some some = {&head, 1, part_rows(w->sums.part_k, p->head_dim),
                           part_rows(w->sums.part_v, p->head_dim_v)};
     int64_t group = p->nheads / p->nheads_kv;
     summing s = {.w = w, .first = head % group == 0, .last = head % group == group - 1};
+    plan.profile = w->whole->profile;
     ha_backward_some(&plan, t, &some, w->below);
     ha_aim_backward(&s.kh, plan.data, &plan, t, head);
     ha_with_team(w->plan->nthreads[1], add_part, &s);
@@ -335,7 +380,7 @@ hyperattn_status ha_choose_backward(const ha_plan *whole, const ha_gradients *t,
     w.t = &forward;
     climb(&w);
     for (int64_t head = 0; head < w.nheads; head++) {
-        hyperattn_status status = ha_check_gradients(w.plan->steps[w.climbers[head].step].data);
+        hyperattn_status status = ha_check_gradients(w.plan->alone[w.climbers[head].step].data);
         if (status)
             return status;
     }

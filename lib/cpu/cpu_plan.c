@@ -143,13 +143,19 @@ static hyperattn_status size_workspaces(ha_plan *plan, const ha_cpu_plan *cpu)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+static void destroy_steps(const ha_plan *plan, ha_plan *steps)
+{
+    for (int i = 0; steps && i < plan->ladder->nsteps; i++)
+        if (steps[i].data)
+            ha_cpu_plan_destroy(&steps[i]);
+    ha_free(plan->device->ctx, steps);
+}
+
 void ha_cpu_plan_destroy(ha_plan *plan)
 {
     ha_cpu_plan *cpu = plan->data;
-    for (int i = 0; cpu->steps && i < plan->ladder->nsteps; i++)
-        if (cpu->steps[i].data)
-            ha_cpu_plan_destroy(&cpu->steps[i]);
-    ha_free(plan->device->ctx, cpu->steps);
+    destroy_steps(plan, cpu->steps);
+    destroy_steps(plan, cpu->alone);
     for (int64_t i = 0; cpu->layouts && i < cpu->nlayouts; i++)
         ha_free(plan->device->ctx, cpu->layouts[i].wave);
     ha_free(plan->device->ctx, cpu->layouts);
@@ -159,16 +165,14 @@ void ha_cpu_plan_destroy(ha_plan *plan)
 
 static hyperattn_status create(ha_plan *plan, int64_t group);
 
-static hyperattn_status create_steps(const ha_plan *plan, ha_cpu_plan *cpu)
+static hyperattn_status create_steps(const ha_plan *plan, int64_t group, ha_plan **steps)
 {
     const ha_ladder *ladder = plan->ladder;
-    if (!ladder)
-        return HYPERATTN_OK;
-    cpu->steps = ha_alloc(plan->device->ctx, (size_t)ladder->nsteps * sizeof *cpu->steps);
-    if (!cpu->steps)
+    *steps = ha_alloc(plan->device->ctx, (size_t)ladder->nsteps * sizeof **steps);
+    if (!*steps)
         return HYPERATTN_ENOMEM;
     for (int i = 0; i < ladder->nsteps; i++)
-        cpu->steps[i] = (ha_plan){
+        (*steps)[i] = (ha_plan){
             .problem = plan->problem,
             .params = &ladder->step[i].params,
             .bytes = plan->bytes,
@@ -176,7 +180,7 @@ static hyperattn_status create_steps(const ha_plan *plan, ha_cpu_plan *cpu)
         };
     hyperattn_status status = HYPERATTN_OK;
     for (int i = 0; i < ladder->nsteps && !status; i++)
-        status = create(&cpu->steps[i], 1);
+        status = create(&(*steps)[i], group);
     return status;
 }
 
@@ -200,8 +204,8 @@ static hyperattn_status create(ha_plan *plan, int64_t group)
     cpu->ldgrad = ha_padded_columns(cpu->arith, p->head_dim);
     plan->data = cpu;
     hyperattn_status status = build_layouts(plan, cpu);
-    if (!status)
-        status = create_steps(plan, cpu);
+    if (!status && plan->ladder && !(status = create_steps(plan, group, &cpu->steps)))
+        status = create_steps(plan, 1, &cpu->alone);
     if (!status) {
         choose_threads(plan, cpu);
         cpu->in_flight = heads_in_flight(plan, cpu);

@@ -34,7 +34,8 @@ typedef struct ha_cpu_plan {
     int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
     ha_layout *layouts;
     ha_layout max;         /* the largest counts of any layout */
-    ha_plan *steps;        /* NULL, or plans of the ladder's steps, whose group is 1 */
+    ha_plan *steps;        /* NULL, or plans of the ladder's steps, */
+    ha_plan *alone;        /* and of the same with group 1: for query heads on their own */
 } ha_cpu_plan;
 
 /* The layout of a sequence of the batch. */
