@@ -255,6 +255,69 @@ START_TEST(steps_that_are_not_there)
 }
 END_TEST
 
+/* Of the many allocations of a plan with a ladder, none is left where one fails. */
+START_TEST(failing_allocations)
+{
+    const hyperattn_params params = params_with(HYPERATTN_AUTO, 0.1f);
+    static const int64_t cu[] = {0, 9000, 9100};
+    fixture f;
+    begin(&f);
+    f.problem = causal_problem(4, 2, 9000, 16);
+    f.problem.batch = 2;
+    f.problem.cu_seqlens_q = f.problem.cu_seqlens_k = cu;
+    hyperattn_status status = HYPERATTN_ENOMEM;
+    int failures = 0;
+    for (int64_t n = 1; status; n++) {
+        hyperattn_plan *plan;
+        f.memory.calls = 0;
+        f.memory.fail_at = n;
+        status = hyperattn_plan_create(&plan, f.ctx, &f.problem, &params);
+        f.memory.fail_at = 0;
+        failures += status == HYPERATTN_ENOMEM;
+        ck_assert(status == HYPERATTN_OK || status == HYPERATTN_ENOMEM);
+        ck_assert_int_eq(hyperattn_plan_steps(plan) > 1, status == HYPERATTN_OK);
+        hyperattn_plan_destroy(plan);
+    }
+    ck_assert_int_gt(failures, 20);
+    ck_good(fixture_end(&f));
+}
+END_TEST
+
+/* With a workspace a call takes nothing from the context; it tells no more than it needs. */
+START_TEST(calls_allocate_nothing)
+{
+    const hyperattn_params params = params_with(HYPERATTN_HYPER, 0.5f);
+    const hyperattn_problem p = causal_problem(2, 1, 4200, 16);
+    hyperattn_choice choice[2];
+    hyperattn_plan *plan;
+    fixture f;
+    begin(&f);
+    tensors t = tensors_new(&p, AT_END);
+    tensors_fill(&t, FILL_CLUSTERED, 2);
+    tensors_fill_dout(&t, 3);
+    ck_ok(hyperattn_plan_create(&plan, f.ctx, &p, &params));
+    ck_assert_int_gt(hyperattn_plan_steps(plan), 1);
+    guarded ws = guarded_workspace(hyperattn_plan_workspace(plan, 0));
+    guarded backward = guarded_workspace(hyperattn_plan_workspace(plan, 1));
+    int64_t calls = f.memory.calls;
+    hyperattn_choice_init(&choice[0]);
+    ck_ok(hyperattn_forward_report(plan, t.mem[T_Q].data, t.mem[T_K].data, t.mem[T_V].data,
+                                   t.mem[T_OUT].data, (float *)t.lse.data, ws.data, choice));
+    ck_ok(hyperattn_backward(plan, t.mem[T_Q].data, t.mem[T_K].data, t.mem[T_V].data,
+                             t.mem[T_OUT].data, (float *)t.lse.data, t.mem[T_DOUT].data,
+                             t.mem[T_DQ].data, t.mem[T_DK].data, t.mem[T_DV].data,
+                             backward.data));
+    ck_assert_int_eq(f.memory.calls, calls);
+    ck_good(guarded_check(&ws));
+    ck_good(guarded_check(&backward));
+    guarded_free(&ws);
+    guarded_free(&backward);
+    hyperattn_plan_destroy(plan);
+    tensors_free(&t);
+    ck_good(fixture_end(&f));
+}
+END_TEST
+
 /* ---- decisions ------------------------------------------------------------------------------- */
 
 static ha_ladder ladder_of(hyperattn_method method, float target, int64_t n)
@@ -809,6 +872,8 @@ int main(void)
     tcase_add_test(topic, budgets_double);
     tcase_add_test(topic, where_there_is_no_choice);
     tcase_add_test(topic, steps_that_are_not_there);
+    tcase_add_test(topic, failing_allocations);
+    tcase_add_test(topic, calls_allocate_nothing);
     tcase_add_test(topic, going_up);
     tcase_add_test(topic, trials);
     tcase_add_test(topic, each_head_has_its_own);
