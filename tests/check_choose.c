@@ -357,22 +357,31 @@ START_TEST(going_up)
 }
 END_TEST
 
-/* Strips of 3 and 2 rows, by hand. */
+/* Whether rows of these errors are good enough for the last step before EXACT. */
+static int meets(const ha_trial *t, hyperattn_method method, float target)
+{
+    const ha_ladder ladder = ladder_of(method, target, 131072);
+    return ha_trial_meets(t, &ladder, ladder.nsteps - 2);
+}
+
+/* Strips of 3 and 2 rows, by hand. The square of the error is 19 / 1050, and its deviation
+ * the root of 2.43^2 + 9.29^2 + 6.86^2, 11.8, over 1050. */
 START_TEST(trials)
 {
     double diff[] = {1, 4, 2}, norm[] = {100, 50, 300};
     const ha_trial t = {diff, norm, 3, 8};
-    ck_assert_double_eq_tol(ha_trial_error(&t), sqrt((3 * 1 + 3 * 4 + 2 * 2) / (300 + 150 + 600.)),
-                            1e-15);
-    ck_assert(!ha_trial_meets(&t, 0.13f)); /* is .134 */
-    ck_assert(!ha_trial_meets(&t, 0.15f)); /* but by a margin */
-    ck_assert(ha_trial_meets(&t, 0.3f));
+    ck_assert_double_eq_tol(ha_trial_error(&t), sqrt(19 / 1050.), 1e-15);
+    ck_assert(!meets(&t, HYPERATTN_MULTIPOLE, 0.130f)); /* the error is .1345 */
+    ck_assert(!meets(&t, HYPERATTN_MULTIPOLE, 0.200f)); /* with two deviations it is .2014 */
+    ck_assert(meets(&t, HYPERATTN_MULTIPOLE, 0.203f));
+    ck_assert(!meets(&t, HYPERATTN_HYPER, 0.250f)); /* and with four .2511 */
+    ck_assert(meets(&t, HYPERATTN_HYPER, 0.252f));
     diff[1] = NAN;
-    ck_assert(isnan(ha_trial_error(&t)) && !ha_trial_meets(&t, 1));
+    ck_assert(isnan(ha_trial_error(&t)) && !meets(&t, HYPERATTN_MULTIPOLE, 1));
     diff[1] = INFINITY;
-    ck_assert(isnan(ha_trial_error(&t)) && !ha_trial_meets(&t, 1));
+    ck_assert(isnan(ha_trial_error(&t)) && !meets(&t, HYPERATTN_MULTIPOLE, 1));
     diff[0] = diff[1] = diff[2] = norm[0] = norm[1] = norm[2] = 0;
-    ck_assert(ha_trial_error(&t) == 0 && ha_trial_meets(&t, 1e-30f));
+    ck_assert(ha_trial_error(&t) == 0 && meets(&t, HYPERATTN_MULTIPOLE, 1e-3f));
 }
 END_TEST
 

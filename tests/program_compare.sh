@@ -70,7 +70,7 @@ bf16='--dtype bf16 --causal --leaf 64 --block 32 --sample 32'
         --per-head --csv h.csv --json h.json
     says out 'estimate'
     says h.json '"target_error": 0.1'
-    says h.json '"taken": "cells"'
+    says h.json '"taken": "multipole"'
     rows_of auto h.csv
     within auto.csv worst_error 0.001 0.12
     measure --heads-dir heads/a $bf16 --n 256 --methods multipole --target-error 0.5 --per-head

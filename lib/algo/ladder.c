@@ -86,7 +86,22 @@ static double cost_of_trial(int64_t nq)
 
 /* ---- what can be hoped of it ----------------------------------------------------------------- */
 
-/* Medians over real heads, which grow as the square root of n. */
+/* Errors of real heads. Without private keys, and with HYPER, a few rows can have most of a head's
+ * error: those that want a key of their own. */
+typedef struct habit {
+    double spread; /* of logarithms, from head to head: standard deviation */
+    double margin; /* standard deviations of an estimate that are held to be error */
+    double usable; /* what is left of the target below that margin, mostly */
+} habit;
+
+static habit habit_of(const hyperattn_params *p)
+{
+    if (p->method == HYPERATTN_MULTIPOLE && p->private_depth >= 0)
+        return (habit){0.8, 2, 0.85};
+    return (habit){1.1, 4, 0.78};
+}
+
+/* Medians, which grow as the square root of n. */
 static double typical_error(const hyperattn_params *p, int causal, int64_t nk)
 {
     double longer = sqrt((double)nk / 8192);
@@ -101,19 +116,17 @@ static int are_akin(const hyperattn_params *a, const hyperattn_params *b)
     return a->method == b->method && (a->private_depth < 0) == (b->private_depth < 0);
 }
 
-#define SPREAD 1.0      /* standard deviations of an error's logarithm: of any head, */
-#define SPREAD_AKIN 0.2 /* and of a head whose error at another step is known */
+/* Of the logarithm of a head's error, where that of another step is known. */
+#define SPREAD_AKIN 0.2
 #define SPREAD_OTHER 0.55
-#define SLOPE_OTHER 0.3 /* of one logarithm over the other */
-
-/* What is left of the target below the margin of a trial. */
-#define USABLE 0.85
+#define SLOPE_OTHER 0.3
 
 /* Probability that a step meets the target, after step `from`, or with from = -1. */
 static double chance(const ha_ladder *ladder, int from, double error, int to, int64_t nk)
 {
     const hyperattn_params *p = &ladder->step[to].params;
-    double expected = log(typical_error(p, ladder->causal, nk)), spread = SPREAD;
+    const habit h = habit_of(p);
+    double expected = log(typical_error(p, ladder->causal, nk)), spread = h.spread;
     if (from >= 0) {
         const hyperattn_params *q = &ladder->step[from].params;
         int akin = are_akin(p, q);
@@ -121,7 +134,7 @@ static double chance(const ha_ladder *ladder, int from, double error, int to, in
         expected += akin ? harder : SLOPE_OTHER * harder;
         spread = akin ? SPREAD_AKIN : SPREAD_OTHER;
     }
-    return 0.5 * erfc((expected - log(USABLE * ladder->target)) / (spread * sqrt(2)));
+    return 0.5 * erfc((expected - log(h.usable * ladder->target)) / (spread * sqrt(2)));
 }
 
 /* From the last step downwards: a step is worth a try if it costs less than its chance of saving
@@ -220,9 +233,6 @@ void ha_ladder_build(ha_ladder *ladder, const hyperattn_params *params,
 
 /* ---- trials ---------------------------------------------------------------------------------- */
 
-/* Standard deviations of the estimate that a head must be below the target. */
-#define MARGIN 2.0
-
 /* Sums over all rows, from one of each strip. */
 typedef struct sums {
     double diff, norm;
@@ -247,14 +257,15 @@ double ha_trial_error(const ha_trial *t)
     return s.diff == 0 ? 0 : sqrt(s.diff / s.norm);
 }
 
-int ha_trial_meets(const ha_trial *t, float target)
+int ha_trial_meets(const ha_trial *t, const ha_ladder *ladder, int step)
 {
     const sums s = sums_of(t);
-    double square = (double)target * target, spread = 0;
+    double margin = habit_of(&ladder->step[step].params).margin, spread = 0;
     for (int64_t i = 0; i < t->rows; i++) {
         double rows = (double)ha_strip_rows(t->nq, t->rows, i);
         double apart = rows * (t->diff[i] - s.diff / s.norm * t->norm[i]);
         spread += apart * apart;
     }
-    return s.diff == 0 || s.diff + MARGIN * sqrt(spread) <= square * s.norm;
+    double allowed = (double)ladder->target * ladder->target * s.norm;
+    return s.diff == 0 || s.diff + margin * sqrt(spread) <= allowed;
 }

@@ -49,8 +49,8 @@ typedef struct ha_trial {
 /* The relative error of all rows, estimated; NaN if one of the rows is not finite. */
 double ha_trial_error(const ha_trial *t);
 
-/* Whether the head may be taken to meet the target. */
-int ha_trial_meets(const ha_trial *t, float target);
+/* Whether a head may be taken to meet the target at this step, with what its rows do not tell. */
+int ha_trial_meets(const ha_trial *t, const ha_ladder *ladder, int step);
 
 /* ---- what a step costs ----------------------------------------------------------------------- */
 

@@ -199,7 +199,7 @@ static void judge(void *arg, ha_team *team)
         int64_t first = w->list[i] * w->m.most;
         const ha_trial trial = {w->diff + first, w->norm + first, ha_trial_rows(l->nq), l->nq};
         c->error = ha_trial_error(&trial);
-        c->settled = ha_trial_meets(&trial, ladder->target);
+        c->settled = ha_trial_meets(&trial, ladder, w->step);
         if (!c->settled)
             c->step = ha_ladder_next(ladder, w->step, c->error, l->nq, l->nk);
     }
