@@ -190,6 +190,42 @@ START_TEST(budgets_double)
 }
 END_TEST
 
+/* What has no budget to raise is one step. */
+START_TEST(budgets_that_are_none)
+{
+    static const int64_t rows[] = {0, 1}, blocks[] = {0};
+    const hyperattn_problem p = causal_problem(1, 1, 131072, 64);
+    hyperattn_params params = params_with(HYPERATTN_HYPER, 0.05f);
+    hyperattn_block_mask mask;
+    hyperattn_ctx *ctx = ctx_at(NULL, 1);
+    hyperattn_plan *plan;
+    hyperattn_block_mask_init(&mask);
+    mask.query_block = mask.key_block = 131072;
+    mask.row_start = rows;
+    mask.key_blocks = blocks;
+    params.block_mask = &mask;
+    for (int samples = 0; samples < 2; samples++) {
+        params.sample_size = 10 * samples;
+        ck_ok(hyperattn_plan_create(&plan, ctx, &p, &params));
+        ck_assert(samples ? hyperattn_plan_steps(plan) > 2 : hyperattn_plan_steps(plan) == 2);
+        for (int i = 0; i < hyperattn_plan_steps(plan) - 1; i++) {
+            const hyperattn_params step = step_of(plan, i);
+            ck_assert_int_eq(step.block_size, params.block_size);
+            ck_assert_int_eq(step.sample_size, params.sample_size << i);
+            ck_assert_ptr_ne(step.block_mask, &mask); /* a copy */
+            ck_assert_int_eq(step.block_mask->query_block, 131072);
+        }
+        hyperattn_plan_destroy(plan);
+    }
+    params = params_with(HYPERATTN_MULTIPOLE, 0.05f);
+    params.budget = 1000000;
+    ck_ok(hyperattn_plan_create(&plan, ctx, &p, &params));
+    ck_assert_int_eq(hyperattn_plan_steps(plan), 1); /* dearer than EXACT */
+    hyperattn_plan_destroy(plan);
+    hyperattn_ctx_destroy(ctx);
+}
+END_TEST
+
 static void has_one_step(hyperattn_ctx *ctx, const hyperattn_problem *p,
                          const hyperattn_params *params)
 {
@@ -879,6 +915,7 @@ int main(void)
     tcase_add_test(topic, an_earlier_struct_has_no_target);
     tcase_add_loop_test(topic, ladders, HYPERATTN_AUTO, HYPERATTN_MULTIPOLE + 1);
     tcase_add_test(topic, budgets_double);
+    tcase_add_test(topic, budgets_that_are_none);
     tcase_add_test(topic, where_there_is_no_choice);
     tcase_add_test(topic, steps_that_are_not_there);
     tcase_add_test(topic, failing_allocations);

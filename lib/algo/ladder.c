@@ -178,13 +178,19 @@ static int doubled(int value)
     return value > INT32_MAX / 2 ? INT32_MAX : 2 * value;
 }
 
-/* The same method with twice the budget. */
-static void raise(hyperattn_params *params)
+/* The same method with twice the budget; 0 if there is no more. A block is one only where sortLSH
+ * makes it. */
+static int raise(hyperattn_params *params)
 {
-    params->block_size = doubled(params->block_size);
-    params->sample_size = doubled(params->sample_size);
-    if (params->method == HYPERATTN_MULTIPOLE)
+    if (params->method == HYPERATTN_MULTIPOLE) {
         params->budget = doubled(params->budget);
+        return params->budget <= HA_MOST_BUDGET;
+    }
+    int blocks = !params->block_mask && params->heavy == HYPERATTN_HEAVY_SORTLSH;
+    if (blocks)
+        params->block_size = doubled(params->block_size);
+    params->sample_size = doubled(params->sample_size);
+    return blocks || params->sample_size;
 }
 
 /* AUTO's. */
@@ -205,8 +211,11 @@ static void add_budgets(ha_ladder *ladder, const hyperattn_params *base,
     hyperattn_params one = *base;
     if (one.method == HYPERATTN_MULTIPOLE && !one.budget)
         one.budget = budget_of[HA_COST_MULTIPOLE_710];
-    for (int i = 0; i < HA_MAX_STEPS - 1; i++, raise(&one))
+    int more = 1;
+    for (int i = 0; i < HA_MAX_STEPS - 1 && more; i++) {
         add_step(ladder, &one, problem);
+        more = raise(&one);
+    }
 }
 
 void ha_ladder_build(ha_ladder *ladder, const hyperattn_params *params,
