@@ -38,8 +38,8 @@ static const struct argp_option option_list[] = {
     {"budgets", KEY_BUDGETS, "LIST", 0,
      "Whole numbers separated by commas: a method that takes a budget is run with each", 5},
     {"target-error", KEY_TARGET, "X", 0,
-     "The methods but exact and baseline choose for each head what has at most this relative error, "
-     "up to 1; auto needs it", 5},
+     "The methods but exact and baseline choose for each head what has at most this relative "
+     "error, up to 1; auto needs it", 5},
     {"per-head", KEY_PER_HEAD, NULL, 0, "With --heads-dir: a table of all heads too", 5},
     {"spectral", KEY_SPECTRAL, NULL, 0,
      "The operator norms of error, softmax and values, and the eps of the paper's equation 1", 5},
@@ -144,9 +144,9 @@ static const struct argp parser = {
         "against exact attention in f32 of the same (rounded) input.\n"
         "\n"
         "With --heads-dir the table has the median, 90 % and worst relative error over the heads "
-        "of all folders, and the sum of their times; n is all rows, or what --n says. --per-head then "
-        "also says, with --target-error, what each head got: the step that was taken, how many were "
-        "tried, and the error as estimated on the rows by which it was chosen.\n"
+        "of all folders, and the sum of their times; n is all rows, or what --n says. --per-head "
+        "then also says, with --target-error, what each head got: the step that was taken, how "
+        "many were tried, and the error as estimated on the rows by which it was chosen.\n"
         "\n"
         TIMING_DOC " A stage's time is its thread-seconds divided by the threads; 'other' is the "
         "rest of the run, waiting threads included.\n"

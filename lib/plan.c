@@ -50,7 +50,8 @@ static hyperattn_status set_method(hyperattn_plan *plan)
     ha_ladder_build(&plan->ladder, &plan->params, &plan->problem);
     if (plan->ladder.nsteps > 1 && !plan->ctx->backend->forward_report) {
         if (plan->method != HYPERATTN_AUTO)
-            return ha_fail(HYPERATTN_ENOTSUP, "target_error is %g, and the backend %s cannot choose",
+            return ha_fail(HYPERATTN_ENOTSUP,
+                           "target_error is %g, and the backend %s cannot choose",
                            (double)plan->params.target_error, plan->ctx->backend->name);
         plan->ladder.step[0] = plan->ladder.step[plan->ladder.nsteps - 1];
         plan->ladder.nsteps = 1;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A key head: one head of k and v of one sequence, with the group of query heads that read it. A
- * call works on several at a time, which are said to be in flight. In a plan whose group is 1, where
- * each query head is a choice of its own, it is there once for every query head that reads it.
+ * call works on several at a time, which are said to be in flight. In a plan whose group is 1, as
+ * query heads that choose have, it is there once for every query head that reads it.
  */
 #ifndef HA_KEY_HEAD_H
 #define HA_KEY_HEAD_H
