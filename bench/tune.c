@@ -15,8 +15,10 @@ static const struct {
     [HA_COST_CELLS_324] = {"cells", 324},
     [HA_COST_CELLS_710] = {"cells", 710},
     [HA_COST_CELLS_1288] = {"cells", 1288},
+    [HA_COST_CELLS_2576] = {"cells", 2576},
     [HA_COST_MULTIPOLE_710] = {"multipole", 710},
     [HA_COST_MULTIPOLE_1288] = {"multipole", 1288},
+    [HA_COST_MULTIPOLE_2576] = {"multipole", 2576},
     [HA_COST_HYPER] = {"hyper", 0},
 };
 
@@ -128,8 +130,10 @@ void tune_fit(ha_cost costs[HA_COST_KINDS], bool causal, const tuned *t, int cou
 
 void tune_print(const ha_cost costs[HA_COST_KINDS], bool causal, FILE *file)
 {
+    static const char *const before[] = {", ", ",\n     "}; /* four to a line */
     fprintf(file, "    {");
     for (int kind = 0; kind < HA_COST_KINDS; kind++)
-        fprintf(file, "%s{%.2f, %.2f}", kind ? ", " : "", costs[kind].at, costs[kind].power);
+        fprintf(file, "%s{%.2f, %.2f}", kind ? before[kind % 4 == 0] : "", costs[kind].at,
+                costs[kind].power);
     fprintf(file, "}, /* %s */\n", causal ? "causal" : "not causal");
 }

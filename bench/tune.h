@@ -27,7 +27,7 @@ int tune_report(report *r, bool causal, const tuned *t);
 /* The costs through all lengths. One length alone keeps the powers of the default. */
 void tune_fit(ha_cost costs[HA_COST_KINDS], bool causal, const tuned *t, int count);
 
-/* A line of the table in lib/algo/ladder.c. */
+/* One mask's part of the table in lib/algo/ladder.c. */
 void tune_print(const ha_cost costs[HA_COST_KINDS], bool causal, FILE *file);
 
 #endif

@@ -9,11 +9,13 @@
 /* ---- what a step costs ----------------------------------------------------------------------- */
 
 const ha_cost ha_costs[2][HA_COST_KINDS] = {
-    {{0.08, 0.82}, {0.11, 0.82}, {0.16, 0.82}, {1.06, 0.57}, {1.20, 0.56}, {0.09, 0.92}},
-    {{0.20, 0.85}, {0.29, 0.79}, {0.41, 0.69}, {0.72, 0.52}, {0.80, 0.43}, {0.39, 0.59}},
+    {{0.08, 0.82}, {0.11, 0.82}, {0.16, 0.82}, {0.29, 0.90},
+     {1.06, 0.57}, {1.20, 0.56}, {1.25, 0.60}, {0.09, 0.92}}, /* not causal */
+    {{0.20, 0.85}, {0.29, 0.79}, {0.41, 0.69}, {0.69, 0.73},
+     {0.72, 0.52}, {0.80, 0.43}, {0.82, 0.34}, {0.39, 0.59}}, /* causal */
 };
 
-static const int budget_of[] = {324, 710, 1288, 710, 1288, 0};
+static const int budget_of[HA_COST_KINDS] = {324, 710, 1288, 2576, 710, 1288, 2576, 0};
 
 /* HYPER's window where AUTO takes it: without, the nearest keys are lost between blocks. */
 #define HYPER_WINDOW 256
@@ -54,7 +56,7 @@ static double hyper_share(const hyperattn_params *p, int causal)
 static double multipole_cost(const hyperattn_params *p, int causal, double nk)
 {
     ha_cost_kind low = p->private_depth < 0 ? HA_COST_CELLS_324 : HA_COST_MULTIPOLE_710;
-    ha_cost_kind high = p->private_depth < 0 ? HA_COST_CELLS_1288 : HA_COST_MULTIPOLE_1288;
+    ha_cost_kind high = p->private_depth < 0 ? HA_COST_CELLS_2576 : HA_COST_MULTIPOLE_2576;
     if (p->budget <= budget_of[low])
         return cost_at(low, causal, nk);
     if (p->budget >= budget_of[high])

@@ -9,7 +9,7 @@
 
 #include "hyperattn.h"
 
-#define HA_MAX_STEPS 8
+#define HA_MAX_STEPS 10
 
 /* Rows of a head that are computed exactly, of nq: one of 64, and not less than 128. */
 #define HA_TRIAL_ROWS 128
@@ -65,8 +65,10 @@ typedef enum ha_cost_kind {
     HA_COST_CELLS_324,
     HA_COST_CELLS_710,
     HA_COST_CELLS_1288,
+    HA_COST_CELLS_2576,
     HA_COST_MULTIPOLE_710,
     HA_COST_MULTIPOLE_1288,
+    HA_COST_MULTIPOLE_2576,
     HA_COST_HYPER, /* the defaults; causal: with window 256 */
     HA_COST_KINDS
 } ha_cost_kind;
