@@ -68,6 +68,13 @@ int attn_open(attn *a, hyperattn_ctx *ctx, const hyperattn_problem *problem,
     hyperattn_status status = hyperattn_plan_create(&a->plan, ctx, problem, params);
     if (status)
         return library_failed("planning", status);
+    if (params->target_error > 0) {
+        a->choices = buffer_alloc((size_t)(problem->batch * problem->nheads) * sizeof *a->choices,
+                                  "choices");
+        if (!a->choices)
+            return STATUS_FAILED;
+        hyperattn_choice_init(a->choices);
+    }
     a->workspace_bytes = hyperattn_plan_workspace(a->plan, 0);
     if (result->grads.dq)
         a->backward_bytes = hyperattn_plan_workspace(a->plan, 1);
@@ -79,7 +86,19 @@ void attn_close(attn *a)
 {
     hyperattn_plan_destroy(a->plan);
     buffer_free(a->workspace);
+    buffer_free(a->choices);
     *a = (attn){0};
+}
+
+static hyperattn_status run(const attn *a)
+{
+    const input *in = a->in;
+    const outcome *o = &a->result;
+    if (a->choices)
+        return hyperattn_forward_report(a->plan, in->q.data, in->k.data, in->v.data, o->out, o->lse,
+                                        a->workspace, a->choices);
+    return hyperattn_forward(a->plan, in->q.data, in->k.data, in->v.data, o->out, o->lse,
+                             a->workspace);
 }
 
 int attn_run(void *attn_pointer, int call)
@@ -89,9 +108,7 @@ int attn_run(void *attn_pointer, int call)
         a->profiles[call] = (ha_profile){{0}};
         ha_plan_profile(a->plan, &a->profiles[call]);
     }
-    hyperattn_status status =
-        hyperattn_forward(a->plan, a->in->q.data, a->in->k.data, a->in->v.data, a->result.out,
-                          a->result.lse, a->workspace);
+    hyperattn_status status = run(a);
     if (a->profiles) /* backward's times are no part of it */
         ha_plan_profile(a->plan, NULL);
     return status ? library_failed("attention", status) : STATUS_OK;

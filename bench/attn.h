@@ -36,6 +36,7 @@ typedef struct attn {
     void *workspace; /* for either call */
     size_t workspace_bytes, backward_bytes; /* 0: forward only */
     ha_profile *profiles; /* of forward, [calls that are measured]; NULL: none taken */
+    hyperattn_choice *choices; /* [heads of the batch]; NULL: without target_error */
 } attn;
 
 /* result has room for the problem's. With gradients there, backward can be run too, with the dout

@@ -3,6 +3,7 @@
  * hyperattn compare: methods beside exact attention, error and time.
  */
 #include <argp.h>
+#include <float.h>
 
 #include "baseline.h"
 #include "commands.h"
@@ -13,12 +14,14 @@
 #include "outfile.h"
 #include "report.h"
 #include "timing.h"
+#include "values.h"
 
 /* ---- options -------------------------------------------------------------------------------- */
 
 enum {
     KEY_METHODS = OPTION_COMMAND,
     KEY_BUDGETS,
+    KEY_TARGET,
     KEY_HEADS_DIR,
     KEY_PER_HEAD,
     KEY_SPECTRAL,
@@ -34,6 +37,9 @@ static const struct argp_option option_list[] = {
      "(exact,hyper)", 5},
     {"budgets", KEY_BUDGETS, "LIST", 0,
      "Whole numbers separated by commas: a method that takes a budget is run with each", 5},
+    {"target-error", KEY_TARGET, "X", 0,
+     "The methods but exact and baseline choose for each head what has at most this relative "
+     "error, up to 1; auto needs it", 5},
     {"per-head", KEY_PER_HEAD, NULL, 0, "With --heads-dir: a table of all heads too", 5},
     {"spectral", KEY_SPECTRAL, NULL, 0,
      "The operator norms of error, softmax and values, and the eps of the paper's equation 1", 5},
@@ -71,6 +77,8 @@ static void check_options(struct argp_state *state, compare_options *o)
     unsigned are = entries_are(&o->entries);
     if ((are & IS_BASELINE) && !baseline_built_in())
         argp_error(state, "--methods: no baseline, built without OpenBLAS");
+    if ((are & TAKES_TARGET) && o->target_error == 0)
+        argp_error(state, "--methods: auto needs --target-error");
     if ((are & IS_BASELINE) && m->heads_dir)
         argp_error(state, "--methods: no baseline with --heads-dir");
     if (m->params.given && !(are & TAKES_HYPER) && !o->hardness)
@@ -91,6 +99,9 @@ static error_t parse_compare(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_BUDGETS:
         o->budgets = text;
+        return 0;
+    case KEY_TARGET:
+        o->target_error = (float)parse_real(state, "--target-error", text, FLT_MIN, 1);
         return 0;
     case KEY_HEADS_DIR:
         o->measure.heads_dir = text;
@@ -133,7 +144,9 @@ static const struct argp parser = {
         "against exact attention in f32 of the same (rounded) input.\n"
         "\n"
         "With --heads-dir the table has the median, 90 % and worst relative error over the heads "
-        "of all folders, and the sum of their times; n is all rows, or what --n says.\n"
+        "of all folders, and the sum of their times; n is all rows, or what --n says. --per-head "
+        "then also says, with --target-error, what each head got: the step that was taken, how "
+        "many were tried, and the error as estimated on the rows by which it was chosen.\n"
         "\n"
         TIMING_DOC " A stage's time is its thread-seconds divided by the threads; 'other' is the "
         "rest of the run, waiting threads included.\n"

@@ -202,6 +202,7 @@ int compare_all(compare_options *o)
         measurement_start(&s.m, "compare", m, 0, heads_dir ? heads_columns : compare_columns,
                           heads_dir ? heads_ncolumns : compare_ncolumns);
     s.m.prints &= !outfile_is_dash(o->plot);
+    s.m.params.target_error = o->target_error;
     if (status == STATUS_OK)
         status = compare_check(&s.m, &o->entries);
     if (status == STATUS_OK && !heads_dir)

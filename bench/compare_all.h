@@ -15,6 +15,7 @@ typedef struct compare_options {
     measure_options measure;
     const char *methods, *budgets; /* lists; budgets NULL: not given */
     entry_list entries;            /* what they say */
+    float target_error;            /* 0: not given */
     const char *plot;
     bool per_head, spectral, hardness;
 } compare_options;

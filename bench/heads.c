@@ -37,6 +37,10 @@ static const report_column detail_columns[] = {
     {"budget", "budget", REPORT_INT, HEADS_TABLE, 0, NULL},
     {"rel_error", "rel. error", REPORT_REAL, HEADS_TABLE, -3, NULL},
     {"max_row_error", "worst row", REPORT_REAL, HEADS_TABLE, -3, NULL},
+    {"taken", "taken", REPORT_TEXT, HEADS_TABLE, 0, NULL},
+    {"taken_budget", "its budget", REPORT_INT, HEADS_TABLE, 0, NULL},
+    {"tried", "tried", REPORT_INT, HEADS_TABLE, 0, NULL},
+    {"estimate", "estimate", REPORT_REAL, HEADS_TABLE, -3, NULL},
 };
 
 enum { DETAIL_COLUMNS = sizeof detail_columns / sizeof detail_columns[0] };
@@ -134,6 +138,29 @@ static int add_detail(const heads *h, const folder *f, int64_t head, const tally
     return STATUS_OK;
 }
 
+/* What a head got. MULTIPOLE without private keys is called cells; HYPER's budget is the keys of a
+ * block and its samples. */
+static int add_choice(const heads *h, const attn *call, int64_t head)
+{
+    const hyperattn_choice *c = &call->choices[head];
+    hyperattn_params p;
+    hyperattn_params_init(&p);
+    hyperattn_status status = hyperattn_plan_step(call->plan, c->step, &p);
+    if (status)
+        return library_failed("asking for a step", status);
+    int budget = p.method == HYPERATTN_HYPER ? p.block_size + p.sample_size : p.budget;
+    report_text(h->detail, "taken", p.method == HYPERATTN_EXACT   ? "exact"
+                                    : p.method == HYPERATTN_HYPER ? "hyper"
+                                    : p.private_depth < 0         ? "cells"
+                                                                  : "multipole");
+    if (budget)
+        report_int(h->detail, "taken_budget", budget);
+    report_int(h->detail, "tried", c->tried);
+    if (c->rows_checked)
+        report_real(h->detail, "estimate", c->rel_error);
+    return STATUS_OK;
+}
+
 /* Adds what one contestant did to its tally. */
 static int add_contestant(const heads *h, const folder *f, const comparison *c,
                           const contestant *one, tally *t)
@@ -148,6 +175,8 @@ static int add_contestant(const heads *h, const folder *f, const comparison *c,
             const char *approx = (const char *)one->result.out + at * dtype_size(one->dtype);
             error_measure(&stats, approx, one->dtype, exact + at, &shape, NULL);
             status = add_detail(h, f, head, t, one->entry, &stats);
+            if (status == STATUS_OK && one->call.choices)
+                status = add_choice(h, &one->call, head);
         }
         if (!(stats.max_row_error <= t->max_row_error))
             t->max_row_error = stats.max_row_error;
@@ -232,5 +261,10 @@ int heads_report(const heads *h)
     }
     report_show(r, "budget", budgets);
     report_show(h->detail, "budget", budgets);
+    bool chosen = h->m->params.target_error > 0;
+    report_show(h->detail, "taken", chosen);
+    report_show(h->detail, "taken_budget", chosen);
+    report_show(h->detail, "tried", chosen);
+    report_show(h->detail, "estimate", chosen);
     return status;
 }

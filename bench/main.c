@@ -23,6 +23,7 @@ static const struct {
     {"compare", "hyperattn compare", cmd_compare},
     {"measure", "hyperattn measure", cmd_measure},
     {"sweep", "hyperattn sweep", cmd_sweep},
+    {"tune", "hyperattn tune", cmd_tune},
 };
 
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
@@ -35,6 +36,7 @@ static const char doc[] =
     "  compare   exact attention against HyperAttention: times, errors, stages\n"
     "  measure   error of an output, from some rows of each head\n"
     "  sweep     times over the sequence length: table, CSV, JSON, SVG\n"
+    "  tune      what the steps that target_error chooses from cost on this machine\n"
     "\n"
     "'hyperattn COMMAND --help' lists a command's options.\n"
     "\n"

@@ -10,6 +10,7 @@ static const method_info methods[] = {
     {"exact", "exact", "#666666", HYPERATTN_EXACT, 0},
     {"hyper", "HyperAttention", "#0060ad", HYPERATTN_HYPER, TAKES_HYPER},
     {"multipole", "MULTIPOLE", "#c0392b", HYPERATTN_MULTIPOLE, TAKES_HYPER | TAKES_BUDGET},
+    {"auto", "AUTO", "#2e8b57", HYPERATTN_AUTO, TAKES_HYPER | TAKES_TARGET},
     {"baseline", "baseline", "#b8860b", HYPERATTN_EXACT, IS_BASELINE},
 };
 

@@ -13,6 +13,7 @@
 enum {
     TAKES_HYPER = 1,  /* the HyperAttention options */
     TAKES_BUDGET = 2, /* --budgets */
+    TAKES_TARGET = 8, /* nothing but --target-error makes it another than exact */
     IS_BASELINE = 4   /* no method of the library's: baseline.h */
 };
 
@@ -37,7 +38,7 @@ typedef struct entry_list {
 } entry_list;
 
 /* The names of all methods, for messages and help. */
-#define METHOD_NAMES "exact, hyper, multipole, baseline"
+#define METHOD_NAMES "exact, hyper, multipole, auto, baseline"
 
 /* methods: names separated by commas; budgets: numbers, or NULL. Ends the program with a message
  * and status 2 where they are wrong. Exact attention is put first, listed or not. */

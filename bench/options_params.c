@@ -134,6 +134,7 @@ json_t *params_json(const hyperattn_params *params)
     }
     json_object_set_new(object, "strict_causal", json_boolean(params->strict_causal));
     json_object_set_new(object, "kappa_cap", json_real(params->kappa_cap));
+    json_object_set_new(object, "target_error", json_real(params->target_error));
     /* JSON's numbers are doubles to many readers */
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, params->seed);

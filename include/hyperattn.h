@@ -62,7 +62,7 @@ typedef enum hyperattn_dtype {
 } hyperattn_dtype;
 
 typedef enum hyperattn_method {
-    HYPERATTN_AUTO,  /* EXACT: no approximation is made that was not asked for */
+    HYPERATTN_AUTO,  /* EXACT; with target_error, the cheapest that meets it, head by head */
     HYPERATTN_EXACT, /* tiled softmax attention */
     HYPERATTN_HYPER, /* HyperAttention */
     HYPERATTN_MULTIPOLE /* near and chosen keys exactly, the others by cells of similar keys */
@@ -171,7 +171,7 @@ HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 /* How it is computed. EXACT reads only method, and seed for hyperattn_measure; AUTO checks the
  * other fields as HYPER does. HYPER ignores what is below MULTIPOLE's comment. MULTIPOLE reads
  * that, num_sinks and window, and ignores the hash, blocks, samples and min_seq_len; strict_causal,
- * kappa_cap and block_mask it does not have: HYPERATTN_ENOTSUP. */
+ * kappa_cap and block_mask it does not have: HYPERATTN_ENOTSUP. All read target_error. */
 typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */
@@ -197,6 +197,10 @@ typedef struct hyperattn_params {
                               * looked for; negative: they are not */
     int cell_size;           /* keys of a cell: 8, 16, 32, 64 or 128 */
     int far_cell_size;       /* keys of the cells that hold no candidates, >= cell_size */
+    /* > 0, up to 1: each query head of each sequence gets the cheapest step of the plan's ladder
+     * whose relative error, estimated on rows that are computed exactly, is below this; the last
+     * step is EXACT. Default 0: no choice. */
+    float target_error;
 } hyperattn_params;
 
 /* Our defaults. */
@@ -218,8 +222,18 @@ HYPERATTN_API hyperattn_status hyperattn_plan_create(hyperattn_plan **plan, hype
                                                      const hyperattn_params *params);
 HYPERATTN_API void hyperattn_plan_destroy(hyperattn_plan *plan);
 
-/* EXACT, HYPER or MULTIPOLE; what HYPERATTN_AUTO became. */
+/* EXACT, HYPER or MULTIPOLE; what HYPERATTN_AUTO became. With target_error: the params' method,
+ * AUTO too, as each call chooses for each head; EXACT where the ladder has no other step. */
 HYPERATTN_API hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan);
+
+/* Steps of the ladder that each head's choice is made from, by cost, EXACT the last. 1 without
+ * target_error, and where nothing is cheaper than EXACT; 0 if plan is NULL. */
+HYPERATTN_API int hyperattn_plan_steps(const hyperattn_plan *plan);
+
+/* The params of a step, from 0 on: a plan with them computes what a head gets that takes it, bit
+ * for bit. params->struct_size is set by the caller (hyperattn_params_init). */
+HYPERATTN_API hyperattn_status hyperattn_plan_step(const hyperattn_plan *plan, int step,
+                                                   hyperattn_params *params);
 
 /* Bytes of workspace that one hyperattn_forward (backward 0) or hyperattn_backward (1) call needs.
  * A workspace is 64-byte aligned and serves one call at a time. */
@@ -236,12 +250,35 @@ HYPERATTN_API hyperattn_status hyperattn_forward(const hyperattn_plan *plan, con
                                                  const void *k, const void *v, void *out,
                                                  float *lse, void *workspace);
 
+/* What a query head got. A version that knows more fields than the caller's struct_size says writes
+ * only those that it holds. */
+typedef struct hyperattn_choice {
+    size_t struct_size;
+    hyperattn_method method; /* EXACT, HYPER or MULTIPOLE */
+    int budget;              /* MULTIPOLE's, else 0 */
+    int step;                /* of the ladder: hyperattn_plan_step gives its params */
+    int tried;               /* steps that were computed, this one among them */
+    double rel_error; /* as in hyperattn_report, estimated on the rows by which the step was chosen;
+                       * NaN: EXACT, or a plan without target_error, where none are looked at */
+    int64_t rows_checked; /* those rows; 0 with NaN */
+} hyperattn_choice;
+
+HYPERATTN_API void hyperattn_choice_init(hyperattn_choice *choice);
+
+/* hyperattn_forward, which says what it chose. per_head: batch * nheads entries, each of the
+ * struct_size that entry 0 holds, which all get. */
+HYPERATTN_API hyperattn_status hyperattn_forward_report(const hyperattn_plan *plan, const void *q,
+                                                        const void *k, const void *v, void *out,
+                                                        float *lse, void *workspace,
+                                                        hyperattn_choice *per_head);
+
 /* The gradients of a scalar loss with respect to q, k and v, from dout, that with respect to out.
  * out and lse are what hyperattn_forward gave for the same plan, q, k and v, or hyperattn_merge for
  * these keys among others. dout has out's shape and strides; dq, dk and dv are written, with the
  * shapes and strides of q, k and v (dk and dv summed over the query heads that read a key head).
  * What they hold before does not matter; they must not overlap anything else. workspace NULL: taken
- * from the context's allocator for this call; otherwise nothing is allocated. */
+ * from the context's allocator for this call; otherwise nothing is allocated. With target_error the
+ * choice is made again, at the cost of a forward. */
 HYPERATTN_API hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q,
                                                   const void *k, const void *v, const void *out,
                                                   const float *lse, const void *dout, void *dq,

@@ -2,6 +2,8 @@
  *
  * The calls that touch tensors: pointers are checked here, the backend does the rest.
  */
+#include <math.h>
+
 #include "keep_errno.h"
 #include "overlap.h"
 #include "plan.h"
@@ -134,34 +136,79 @@ static hyperattn_status borrow(const hyperattn_plan *plan, size_t bytes, void **
     return bytes && !*own ? HYPERATTN_ENOMEM : HYPERATTN_OK;
 }
 
-hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, const void *k,
-                                   const void *v, void *out, float *lse, void *workspace)
+/* Where what was chosen is written. */
+typedef struct choices {
+    hyperattn_choice *per_head; /* NULL: nowhere */
+    size_t size;                /* of an entry */
+} choices;
+
+static hyperattn_status run_forward(const hyperattn_plan *plan, const ha_tensors *t,
+                                    void *workspace, const choices *to)
 {
-    HA_KEEP_ERRNO;
-    if (!plan)
-        return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
-    size_t element = element_size(&plan->problem);
+    const ha_backend *backend = plan->ctx->backend;
+    const hyperattn_problem *p = &plan->problem;
+    const hyperattn_choice whole = {
+        .method = plan->params.method, .budget = plan->params.budget, .tried = 1, .rel_error = NAN};
+    if (to->per_head && plan->view.ladder)
+        return backend->forward_report(&plan->view, t, workspace, to->per_head, to->size);
+    for (int64_t head = 0; to->per_head && head < p->batch * p->nheads; head++)
+        ha_choice_write(to->per_head, to->size, &whole, head);
+    return backend->forward(&plan->view, t, workspace);
+}
+
+static hyperattn_status forward(const hyperattn_plan *plan, const ha_tensors *t, void *workspace,
+                                const choices *to)
+{
+    const hyperattn_problem *p = &plan->problem;
+    size_t element = element_size(p);
     const operand tensors[] = {
-        like_q(plan, "q", q),
-        like_k(plan, "k", k),
-        like_v(plan, "v", v),
-        written(like_out(plan, "out", out)),
-        written(optional("lse", lse, plan->view.bytes.lse)),
+        like_q(plan, "q", t->q),
+        like_k(plan, "k", t->k),
+        like_v(plan, "v", t->v),
+        written(like_out(plan, "out", t->out)),
+        written(optional("lse", t->lse, plan->view.bytes.lse)),
         written(optional("workspace", workspace, plan->view.workspace)),
+        written(optional("per_head", to->per_head, to->size * (size_t)(p->batch * p->nheads))),
     };
     hyperattn_status status;
     if ((status = check_pointers(tensors, 4, element)) ||
         (status = check_pointers(tensors + 4, 1, sizeof(float))) ||
-        (status = check_pointers(tensors + 5, 1, 64)) || (status = check_overlaps(tensors, 6)))
+        (status = check_pointers(tensors + 5, 1, 64)) || (status = check_overlaps(tensors, 7)))
         return status;
 
     void *own = NULL;
     if ((status = borrow(plan, workspace ? 0 : plan->view.workspace, &own)))
         return status;
-    const ha_tensors t = {q, k, v, out, lse};
-    status = plan->ctx->backend->forward(&plan->view, &t, workspace ? workspace : own);
+    status = run_forward(plan, t, workspace ? workspace : own, to);
     ha_free(plan->ctx, own);
     return status;
+}
+
+hyperattn_status hyperattn_forward(const hyperattn_plan *plan, const void *q, const void *k,
+                                   const void *v, void *out, float *lse, void *workspace)
+{
+    HA_KEEP_ERRNO;
+    const ha_tensors t = {q, k, v, out, lse};
+    const choices nowhere = {NULL, 0};
+    if (!plan)
+        return ha_fail(HYPERATTN_EINVAL, "plan is NULL");
+    return forward(plan, &t, workspace, &nowhere);
+}
+
+hyperattn_status hyperattn_forward_report(const hyperattn_plan *plan, const void *q, const void *k,
+                                          const void *v, void *out, float *lse, void *workspace,
+                                          hyperattn_choice *per_head)
+{
+    HA_KEEP_ERRNO;
+    const ha_tensors t = {q, k, v, out, lse};
+    choices to = {per_head, 0};
+    if (!plan || !per_head)
+        return ha_fail(HYPERATTN_EINVAL, plan ? "per_head is NULL" : "plan is NULL");
+    if ((uintptr_t)per_head % sizeof(double))
+        return ha_fail(HYPERATTN_EINVAL, "per_head is %p, not aligned to %zu bytes",
+                       (const void *)per_head, sizeof(double));
+    hyperattn_status status = ha_choice_size(&to.size, per_head);
+    return status ? status : forward(plan, &t, workspace, &to);
 }
 
 hyperattn_status hyperattn_backward(const hyperattn_plan *plan, const void *q, const void *k,

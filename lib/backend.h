@@ -66,6 +66,7 @@ typedef struct ha_extents {
 } ha_extents;
 
 struct ha_profile;
+struct ha_ladder;
 
 /* A plan. Everything it points to is constant and lives as long. */
 typedef struct ha_plan {
@@ -77,6 +78,9 @@ typedef struct ha_plan {
     /* set by the table's plan */
     void *data;                           /* the backend's own */
     size_t workspace, workspace_backward; /* bytes for a call of forward, backward */
+    /* NULL, or what each head's params are chosen from; params are its last step's then. Only for
+     * backends that have forward_report. */
+    const struct ha_ladder *ladder;
 } ha_plan;
 
 typedef struct ha_tensors {
@@ -127,6 +131,11 @@ typedef struct ha_backend {
      * included. Allocates by host->alloc what it needs. */
     hyperattn_status (*measure)(const ha_plan *plan, const ha_measured *t, int64_t rows,
                                 hyperattn_report *total, hyperattn_report *per_head);
+    /* NULL, or behind the end of an older module's table: it cannot choose. As forward, of a plan
+     * that has a ladder, but that it also writes a choice for each of batch * nheads heads, of
+     * which the caller takes the first `size` bytes each, and size as its struct_size. */
+    hyperattn_status (*forward_report)(const ha_plan *plan, const ha_tensors *t, void *workspace,
+                                       hyperattn_choice *per_head, size_t size);
 } ha_backend;
 
 /* The one function that a module exports, as `hyperattn_backend_query`. It checks host's

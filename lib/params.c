@@ -2,6 +2,7 @@
 #include "params.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "algo/multipole.h"
 #include "kernels.h"
@@ -17,6 +18,7 @@ static const size_t fields[] = {
     FIELD(strict_causal), FIELD(kappa_cap), FIELD(seed),   FIELD(block_mask),
     FIELD(budget), FIELD(leaf_size), FIELD(num_selected), FIELD(num_candidates),
     FIELD(private_depth), FIELD(cell_size), FIELD(far_cell_size),
+    FIELD(target_error),
 };
 static const ha_struct kind = {"hyperattn_params", sizeof(hyperattn_params), fields,
                                sizeof fields / sizeof *fields};
@@ -155,18 +157,15 @@ static hyperattn_status check_hyper(const hyperattn_params *p, const hyperattn_p
     return HYPERATTN_OK;
 }
 
-/* What MULTIPOLE has no counterpart of. */
-static hyperattn_status check_refused(const hyperattn_params *p)
+/* What MULTIPOLE has no counterpart of; AUTO may become MULTIPOLE. */
+static hyperattn_status check_refused(const hyperattn_params *p, const char *method)
 {
     if (p->block_mask)
-        return ha_fail(HYPERATTN_ENOTSUP, "block_mask is not NULL with MULTIPOLE, which has no "
-                       "blocks");
+        return ha_fail(HYPERATTN_ENOTSUP, "block_mask is not NULL with %s, which has no blocks",
+                       method);
     if (p->kappa_cap > 0)
-        return ha_fail(HYPERATTN_ENOTSUP, "kappa_cap is %g with MULTIPOLE, which takes no samples",
-                       (double)p->kappa_cap);
-    if (p->strict_causal)
-        return ha_fail(HYPERATTN_ENOTSUP, "strict_causal is 1 with MULTIPOLE, which looks at later "
-                       "queries");
+        return ha_fail(HYPERATTN_ENOTSUP, "kappa_cap is %g with %s, which takes no samples",
+                       (double)p->kappa_cap, method);
     return HYPERATTN_OK;
 }
 
@@ -187,31 +186,68 @@ static hyperattn_status check_sizes(const hyperattn_params *p, const hyperattn_p
     return HYPERATTN_OK;
 }
 
-static hyperattn_status check_multipole(const hyperattn_params *p, const hyperattn_problem *problem)
+static hyperattn_status check_multipole_sizes(const hyperattn_params *p,
+                                              const hyperattn_problem *problem)
 {
     hyperattn_status status;
-    if ((status = check_shared(p, problem)) || (status = check_refused(p)))
-        return status;
-    if (p->budget && (p->budget < HA_LEAST_BUDGET || p->budget > HA_MOST_BUDGET))
-        return ha_fail(HYPERATTN_EINVAL, "budget is %d, must be 0 or %d..%d", p->budget,
-                       HA_LEAST_BUDGET, HA_MOST_BUDGET);
     if ((status = check_range("num_selected", p->num_selected, 0, INT32_MAX)) ||
         (status = check_range("num_candidates", p->num_candidates, 0, INT32_MAX)))
         return status;
-    if (!isfinite(p->private_depth))
-        return ha_fail(HYPERATTN_EINVAL, "private_depth is %g, must be finite",
-                       (double)p->private_depth);
     return check_sizes(p, problem);
 }
 
-/* AUTO checks what HYPER reads. */
+static hyperattn_status check_multipole(const hyperattn_params *p, const hyperattn_problem *problem)
+{
+    hyperattn_status status;
+    if ((status = check_shared(p, problem)) || (status = check_refused(p, "MULTIPOLE")))
+        return status;
+    if (p->strict_causal)
+        return ha_fail(HYPERATTN_ENOTSUP, "strict_causal is 1 with MULTIPOLE, which looks at later "
+                       "queries");
+    if (p->budget && (p->budget < HA_LEAST_BUDGET || p->budget > HA_MOST_BUDGET))
+        return ha_fail(HYPERATTN_EINVAL, "budget is %d, must be 0 or %d..%d", p->budget,
+                       HA_LEAST_BUDGET, HA_MOST_BUDGET);
+    if (!isfinite(p->private_depth))
+        return ha_fail(HYPERATTN_EINVAL, "private_depth is %g, must be finite",
+                       (double)p->private_depth);
+    return check_multipole_sizes(p, problem);
+}
+
+/* AUTO with target_error reads what both methods read, but for what it chooses itself. */
+static hyperattn_status check_auto(const hyperattn_params *p, const hyperattn_problem *problem)
+{
+    hyperattn_status status;
+    if (p->budget)
+        return ha_fail(HYPERATTN_EINVAL, "budget is %d with AUTO and target_error, which choose it",
+                       p->budget);
+    if (p->private_depth != 0)
+        return ha_fail(HYPERATTN_EINVAL, "private_depth is %g with AUTO and target_error, which "
+                       "choose it", (double)p->private_depth);
+    if ((status = check_hyper(p, problem)) || (status = check_refused(p, "AUTO and target_error")))
+        return status;
+    return check_multipole_sizes(p, problem);
+}
+
+static hyperattn_status check_target(const hyperattn_params *p)
+{
+    if (!(p->target_error >= 0 && p->target_error <= 1))
+        return ha_fail(HYPERATTN_EINVAL, "target_error is %g, must be 0..1",
+                       (double)p->target_error);
+    if (p->target_error > 0 && p->strict_causal && p->method == HYPERATTN_HYPER)
+        return ha_fail(HYPERATTN_ENOTSUP, "target_error is %g with strict_causal: the choice looks "
+                       "at later rows", (double)p->target_error);
+    return HYPERATTN_OK;
+}
+
+/* AUTO without target_error checks what HYPER reads. */
 static hyperattn_status check_method(hyperattn_params *p, hyperattn_block_mask *mask,
                                      const hyperattn_problem *problem)
 {
     if ((unsigned)p->method > HYPERATTN_MULTIPOLE)
         return ha_fail(HYPERATTN_EINVAL, "method is %d, not a hyperattn_method", (int)p->method);
-    if (p->method == HYPERATTN_EXACT)
-        return HYPERATTN_OK;
+    hyperattn_status target = check_target(p);
+    if (target || p->method == HYPERATTN_EXACT)
+        return target;
     if (p->method == HYPERATTN_MULTIPOLE)
         return check_multipole(p, problem);
     if (p->block_mask) {
@@ -221,7 +257,8 @@ static hyperattn_status check_method(hyperattn_params *p, hyperattn_block_mask *
             return status;
         p->block_mask = mask;
     }
-    return check_hyper(p, problem);
+    return p->method == HYPERATTN_AUTO && p->target_error > 0 ? check_auto(p, problem)
+                                                              : check_hyper(p, problem);
 }
 
 hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_mask *mask,
@@ -234,12 +271,21 @@ hyperattn_status ha_params_resolve(hyperattn_params *resolved, hyperattn_block_m
         return status;
     if ((status = check_method(&p, mask, problem)))
         return status;
-    if (p.method == HYPERATTN_AUTO || p.method == HYPERATTN_EXACT) {
-        uint64_t seed = p.seed; /* hyperattn_measure draws by it */
-        hyperattn_params_init(&p);
-        p.method = HYPERATTN_EXACT;
-        p.seed = seed;
-    }
+    if (p.method == HYPERATTN_AUTO || p.method == HYPERATTN_EXACT)
+        p.block_mask = NULL;
     *resolved = p;
+    return HYPERATTN_OK;
+}
+
+hyperattn_status ha_params_write(hyperattn_params *to, const hyperattn_params *from)
+{
+    hyperattn_params all;
+    size_t size = to->struct_size;
+    hyperattn_status status = ha_struct_read(&all, to, &kind);
+    if (status)
+        return status;
+    all = *from;
+    all.struct_size = size;
+    memcpy(to, &all, size);
     return HYPERATTN_OK;
 }

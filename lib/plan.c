@@ -43,6 +43,24 @@ static hyperattn_status copy_mask(hyperattn_plan *plan)
     return HYPERATTN_OK;
 }
 
+/* What the backend computes, or chooses from. One that cannot choose is exact under AUTO. */
+static hyperattn_status set_method(hyperattn_plan *plan)
+{
+    plan->method = plan->params.method;
+    ha_ladder_build(&plan->ladder, &plan->params, &plan->problem);
+    if (plan->ladder.nsteps > 1 && !plan->ctx->backend->forward_report) {
+        if (plan->method != HYPERATTN_AUTO)
+            return ha_fail(HYPERATTN_ENOTSUP,
+                           "target_error is %g, and the backend %s cannot choose",
+                           (double)plan->params.target_error, plan->ctx->backend->name);
+        plan->ladder.step[0] = plan->ladder.step[plan->ladder.nsteps - 1];
+        plan->ladder.nsteps = 1;
+    }
+    plan->params = plan->ladder.step[plan->ladder.nsteps - 1].params;
+    plan->view.ladder = plan->ladder.nsteps > 1 ? &plan->ladder : NULL;
+    return HYPERATTN_OK;
+}
+
 static void free_plan(hyperattn_plan *plan)
 {
     ha_free(plan->ctx, plan->mask_rows);
@@ -74,7 +92,7 @@ hyperattn_status hyperattn_plan_create(hyperattn_plan **out, hyperattn_ctx *ctx,
     plan->view.params = &plan->params;
     plan->view.device = &ctx->device;
     if ((status = copy_cu_seqlens(plan)) || (status = copy_mask(plan)) ||
-        (status = ctx->backend->plan(&plan->view))) {
+        (status = set_method(plan)) || (status = ctx->backend->plan(&plan->view))) {
         free_plan(plan);
         return status;
     }
@@ -93,7 +111,25 @@ void hyperattn_plan_destroy(hyperattn_plan *plan)
 
 hyperattn_method hyperattn_plan_method(const hyperattn_plan *plan)
 {
-    return plan ? plan->params.method : HYPERATTN_AUTO;
+    if (!plan)
+        return HYPERATTN_AUTO;
+    return plan->ladder.nsteps > 1 ? plan->method : plan->params.method;
+}
+
+int hyperattn_plan_steps(const hyperattn_plan *plan)
+{
+    return plan ? plan->ladder.nsteps : 0;
+}
+
+hyperattn_status hyperattn_plan_step(const hyperattn_plan *plan, int step, hyperattn_params *params)
+{
+    HA_KEEP_ERRNO;
+    if (!plan || !params)
+        return ha_fail(HYPERATTN_EINVAL, plan ? "params is NULL" : "plan is NULL");
+    if (step < 0 || step >= plan->ladder.nsteps)
+        return ha_fail(HYPERATTN_EINVAL, "step is %d, must be 0..%d", step,
+                       plan->ladder.nsteps - 1);
+    return ha_params_write(params, &plan->ladder.step[step].params);
 }
 
 size_t hyperattn_plan_workspace(const hyperattn_plan *plan, int backward)

@@ -2,13 +2,16 @@
 #ifndef HA_PLAN_H
 #define HA_PLAN_H
 
+#include "algo/ladder.h"
 #include "context.h"
 
 struct hyperattn_plan {
     hyperattn_ctx *ctx;
     ha_plan view; /* what the backend sees: points to the fields below */
     hyperattn_problem problem; /* cu_seqlens_* point to the copies below */
+    hyperattn_method method;   /* as asked for */
     hyperattn_params params;   /* block_mask points to mask or is NULL */
+    ha_ladder ladder;          /* the choice of each head; with one step, params is that one */
     hyperattn_block_mask mask;
     int64_t *cu_seqlens; /* owned: q's batch + 1 sums, then k's */
     int64_t *mask_rows;  /* owned: row_start, then key_blocks */

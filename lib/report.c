@@ -34,3 +34,33 @@ void ha_report_write(hyperattn_report *to, size_t size, const hyperattn_report *
         memcpy((char *)to + (size_t)i * size, &r, size);
     }
 }
+
+/* ---- choices --------------------------------------------------------------------------------- */
+
+#define CHOICE_FIELD(name) offsetof(hyperattn_choice, name)
+static const size_t choice_fields[] = {
+    CHOICE_FIELD(method), CHOICE_FIELD(budget),    CHOICE_FIELD(step),
+    CHOICE_FIELD(tried),  CHOICE_FIELD(rel_error), CHOICE_FIELD(rows_checked),
+};
+static const ha_struct choice_kind = {"hyperattn_choice", sizeof(hyperattn_choice), choice_fields,
+                                      sizeof choice_fields / sizeof *choice_fields};
+
+void hyperattn_choice_init(hyperattn_choice *choice)
+{
+    if (choice)
+        *choice = (hyperattn_choice){.struct_size = sizeof *choice};
+}
+
+hyperattn_status ha_choice_size(size_t *size, const hyperattn_choice *choice)
+{
+    hyperattn_choice ignored;
+    memcpy(size, choice, sizeof *size);
+    return ha_struct_read(&ignored, choice, &choice_kind);
+}
+
+void ha_choice_write(hyperattn_choice *to, size_t size, const hyperattn_choice *from, int64_t i)
+{
+    hyperattn_choice c = *from;
+    c.struct_size = size;
+    memcpy((char *)to + (size_t)i * size, &c, size);
+}

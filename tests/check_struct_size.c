@@ -251,7 +251,7 @@ static const kind kinds[] = {
       IN(params, num_sinks), IN(params, window), IN(params, strict_causal), IN(params, kappa_cap),
       IN(params, seed), IN(params, block_mask), IN(params, budget), IN(params, leaf_size),
       IN(params, num_selected), IN(params, num_candidates), IN(params, private_depth),
-      IN(params, cell_size), IN(params, far_cell_size)},
+      IN(params, cell_size), IN(params, far_cell_size), IN(params, target_error)},
      init_params, fill_params, call_params},
     {"hyperattn_block_mask", sizeof(hyperattn_block_mask),
      {IN(block_mask, query_block), IN(block_mask, key_block), IN(block_mask, per_head),

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# make installcheck: pkg-config finds the installed library, a program and the installed example
+# make installcheck: pkg-config finds the installed library, a program and the installed examples
 # build with what it says and run, the library carries no search path, and the manual pages and the
 # hyperattn program are in place. $destdir is what DESTDIR was at make install.
 # shellcheck disable=SC2086  # compilers and flags are several words
@@ -38,14 +38,16 @@ else
 fi
 
 # The C++ driver and the user's own flags play no part here, only what pkg-config says.
-for source in "$top_srcdir/tests/installed.c" "$destdir$docdir/examples/train.c"; do
+for source in "$top_srcdir/tests/installed.c" "$destdir$docdir/examples/train.c" \
+    "$destdir$docdir/examples/choose.c"; do
     $CC ${CFLAGS-} $cflags -o "$work/$(basename "$source" .c)" "$source" $libs -lm ||
         fail "$source does not build with: $cflags $libs"
 done
 LD_LIBRARY_PATH=$destdir$libdir${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export LD_LIBRARY_PATH
 $EMULATOR "$work/installed" || fail "a program does not run"
-$EMULATOR "$work/train" --n 256 --steps 2 || fail "the example does not run"
+$EMULATOR "$work/train" --n 256 --steps 2 || fail "an example does not run"
+$EMULATOR "$work/choose" 0.1 512 || fail "an example does not run"
 
 while read -r function; do
     page=$destdir$mandir/man3/$function.3

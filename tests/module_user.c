@@ -26,7 +26,7 @@
 #define FUNCTIONS(f)                                                                               \
     f(last_error) f(ctx_params_init) f(ctx_create) f(ctx_destroy) f(ctx_backend) f(ctx_isa)        \
     f(ctx_reason) f(problem_init) f(plan_create) f(plan_destroy) f(plan_workspace) f(forward)      \
-    f(backward) f(merge) f(measure) f(report_init)
+    f(backward) f(merge) f(measure) f(report_init) f(params_init) f(plan_method) f(plan_steps)
 
 #define MEMBER(name) __typeof__(hyperattn_##name) *name;
 static struct {
@@ -101,6 +101,24 @@ static hyperattn_plan *plan_of(hyperattn_ctx *ctx, hyperattn_dtype dtype)
     return plan;
 }
 
+/* A backend that cannot choose is exact under AUTO, and refuses HYPER. */
+static void try_targets(hyperattn_ctx *ctx)
+{
+    hyperattn_problem p;
+    hyperattn_params params;
+    hyperattn_plan *plan;
+    ha.problem_init(&p);
+    ha.params_init(&params);
+    p.seqlen_q = 32768, p.head_dim = D;
+    params.target_error = 0.25f;
+    hyperattn_status status = ha.plan_create(&plan, ctx, &p, &params);
+    printf("target: %d, method %d, steps %d\n", status, ha.plan_method(plan), ha.plan_steps(plan));
+    ha.plan_destroy(plan);
+    params.method = HYPERATTN_HYPER;
+    status = ha.plan_create(&plan, ctx, &p, &params);
+    printf("target: %d, %s\n", status, ha.last_error());
+}
+
 /* What the module's table refuses, and a workspace from the caller, of the size that it names. */
 static void try_refusals(hyperattn_ctx *ctx, const hyperattn_plan *plan, outcome *o)
 {
@@ -114,6 +132,7 @@ static void try_refusals(hyperattn_ctx *ctx, const hyperattn_plan *plan, outcome
     status = ha.measure(plan, q, k, v, o->out, 2, &report, NULL);
     printf("measure: %d, %s\n", status, ha.last_error());
     ha.plan_destroy(plan_of(ctx, HYPERATTN_BF16));
+    try_targets(ctx);
     printf("workspace %zu %zu\n", ha.plan_workspace(plan, 0), ha.plan_workspace(plan, 1));
     if (ha.forward(plan, q, k, v, o->again, NULL, workspace) != HYPERATTN_OK ||
         memcmp(o->out, o->again, sizeof o->out) != 0)

@@ -87,6 +87,8 @@ module path exact
 expect "compute" 'backward: -2, the fake module has no backward
 measure: -2, the backend cuda cannot measure
 plan: -2, the fake module does plain f32 only
+target: 0, method 1, steps 1
+target: -2, target_error is 0.25, and the backend cuda cannot choose
 workspace 36 0
 same' compute
 

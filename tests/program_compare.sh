@@ -13,6 +13,20 @@ measure() {
     run 0 compare "$@" --repeat 1
 }
 
+# ---- costs ---------------------------------------------------------------------------------------
+
+run 0 tune --n 128,256 --heads 1 --dim 16 --repeat 1 --csv tune.csv --json tune.json
+[ "$(sed -n '/^ha_costs:$/,$p' out | grep -c '}}, /[*] .*causal [*]/$')" = 2 ] ||
+    fail "tune: the table has not two masks"
+[ "$(column tune.csv n | sort | uniq -c | tr -s ' \n' ' ')" = ' 16 128 16 256 ' ] ||
+    fail "tune: not eight steps at each length and mask"
+says tune.json '"costs_causal"'
+run 0 tune --n 128 --heads 1 --dim 16 --repeat 1 --causal --csv tune.csv
+[ "$(column tune.csv causal | sort -u)" = 1 ] || fail "tune --causal: not causal only"
+refuses_option tune --causal --no-causal
+refuses_option tune --heads-dir heads --gen llm
+run 2 tune --heads-dir nowhere
+
 # ---- captured heads ------------------------------------------------------------------------------
 
 # The captured sample, twice.
@@ -50,6 +64,22 @@ bf16='--dtype bf16 --causal --leaf 64 --block 32 --sample 32'
     rows_of exact one.csv
     within exact.csv worst_error 0.00001 0.02
     within one.hyper p90_error 0.01 5
+
+    # what each head takes for an error, and that it has it
+    measure --heads-dir heads/a --dtype bf16 --causal --methods auto,multipole --target-error 0.1 \
+        --per-head --csv h.csv --json h.json
+    says out 'estimate'
+    says h.json '"target_error": 0.1'
+    says h.json '"taken": "multipole"'
+    rows_of auto h.csv
+    within auto.csv worst_error 0.001 0.12
+    measure --heads-dir heads/a $bf16 --n 256 --methods multipole --target-error 0.5 --per-head
+    says out 'exact'
+    refuses_option compare --heads-dir heads/a $bf16 --methods auto
+    says err 'auto needs --target-error'
+    for wrong in 0 -1 1.1 nan; do
+        refuses_option compare --heads-dir heads/a $bf16 --methods auto --target-error $wrong
+    done
 
     # all rows are the default; folders that differ need --n
     cp q.npy k.npy v.npy heads

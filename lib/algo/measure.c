@@ -18,13 +18,24 @@
 /* Probability that the error is above the interval, and that it is below. */
 #define ONE_SIDE 0.025
 
-void ha_draw_checked_rows(uint32_t *row, uint64_t seed, uint32_t head, int64_t nq, int64_t strips)
+static void draw_rows(uint32_t *row, uint64_t seed, ha_stream stream, uint32_t head, int64_t nq,
+                      int64_t strips)
 {
     for (int64_t strip = 0; strip < strips; strip++) {
-        uint32_t word = ha_philox(seed, (uint32_t)strip, 0, head, HA_STREAM_CHECKED_ROWS).w[0];
+        uint32_t word = ha_philox(seed, (uint32_t)strip, 0, head, stream).w[0];
         uint32_t rows = (uint32_t)ha_strip_rows(nq, strips, strip);
         row[strip] = (uint32_t)ha_strip_begin(nq, strips, strip) + ha_below(word, rows);
     }
+}
+
+void ha_draw_checked_rows(uint32_t *row, uint64_t seed, uint32_t head, int64_t nq, int64_t strips)
+{
+    draw_rows(row, seed, HA_STREAM_CHECKED_ROWS, head, nq, strips);
+}
+
+void ha_draw_trial_rows(uint32_t *row, uint64_t seed, uint32_t head, int64_t nq, int64_t strips)
+{
+    draw_rows(row, seed, HA_STREAM_TRIAL_ROWS, head, nq, strips);
 }
 
 /* ---- sums of exponential variables ----------------------------------------------------------- */

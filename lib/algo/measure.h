@@ -26,6 +26,10 @@ static inline int64_t ha_strip_rows(int64_t nq, int64_t strips, int64_t strip)
 /* The rows [strips], ascending, of query head `head` of all of the batch; strips <= nq. */
 void ha_draw_checked_rows(uint32_t *row, uint64_t seed, uint32_t head, int64_t nq, int64_t strips);
 
+/* Others, by which target_error chooses: so that hyperattn_measure with the same seed looks at rows
+ * that no choice has looked at. */
+void ha_draw_trial_rows(uint32_t *row, uint64_t seed, uint32_t head, int64_t nq, int64_t strips);
+
 /* What is known of every row of a head that was not checked: it is a weighted mean of rows of v, so
  * it lies within `reach` of their centre. */
 typedef struct ha_reach {

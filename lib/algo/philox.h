@@ -13,7 +13,8 @@ typedef enum ha_stream {
     HA_STREAM_DIRECTIONS = 1, /* Gaussian directions of sortLSH */
     HA_STREAM_SAMPLES = 2,    /* sampled columns */
     HA_STREAM_TAU_ROWS = 3,   /* rows that estimate tau */
-    HA_STREAM_CHECKED_ROWS = 4 /* rows that hyperattn_measure computes exactly */
+    HA_STREAM_CHECKED_ROWS = 4, /* rows that hyperattn_measure computes exactly */
+    HA_STREAM_TRIAL_ROWS = 5 /* rows by which target_error chooses */
 } ha_stream;
 
 typedef struct ha_words {

@@ -2,6 +2,7 @@
 #include "cpu/call.h"
 
 #include "cpu/causal.h"
+#include "cpu/choose.h"
 #include "int64.h"
 
 static void run_item(void *arg, int64_t i, int thread)
@@ -32,6 +33,7 @@ typedef struct work {
     const ha_plan *whole;
     const ha_tensors *forward; /* one of these two */
     const ha_gradients *backward;
+    const ha_some *some;
 } work;
 
 static void carve(ha_carver *c, const ha_cpu_plan *plan, int backward, work *w)
@@ -56,19 +58,32 @@ size_t ha_cpu_workspace(const ha_cpu_plan *plan, int backward, int *wraps)
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
-/* Goes through the key heads of the batch, as many at a time as are in flight. */
+static void aim(const work *w, ha_key_head *kh, int64_t i)
+{
+    const ha_some *some = w->some;
+    int64_t number = some->number ? some->number[i] : i;
+    if (w->forward) {
+        ha_aim_forward(kh, w->call.plan, w->whole, w->forward, number);
+        return;
+    }
+    ha_aim_backward(kh, w->call.plan, w->whole, w->backward, number);
+    if (some->dk.base) {
+        kh->dk = some->dk;
+        kh->dv = some->dv;
+    }
+}
+
+/* Goes through the key heads, as many at a time as are in flight. */
 static void work_off(void *arg, ha_team *team)
 {
     work *w = arg;
     const ha_cpu_plan *plan = w->call.plan;
+    int64_t n = w->some->number ? w->some->n : plan->nkey_heads;
     w->call.team = team;
-    for (int64_t first = 0; first < plan->nkey_heads; first += plan->in_flight) {
-        w->call.nheads = ha_min(plan->in_flight, plan->nkey_heads - first);
+    for (int64_t first = 0; first < n; first += plan->in_flight) {
+        w->call.nheads = ha_min(plan->in_flight, n - first);
         for (int64_t i = 0; i < w->call.nheads; i++)
-            if (w->backward)
-                ha_aim_backward(&w->call.heads[i], plan, w->whole, w->backward, first + i);
-            else
-                ha_aim_forward(&w->call.heads[i], plan, w->whole, w->forward, first + i);
+            aim(w, &w->call.heads[i], first + i);
         if (w->backward)
             ha_stages_backward(&w->call, &w->stages);
         else
@@ -76,7 +91,7 @@ static void work_off(void *arg, ha_team *team)
     }
 }
 
-static hyperattn_status start(work *w, void *workspace)
+static void start(work *w, void *workspace)
 {
     const ha_cpu_plan *plan = w->whole->data;
     int backward = w->backward != NULL, nthreads = plan->nthreads[backward];
@@ -91,18 +106,38 @@ static hyperattn_status start(work *w, void *workspace)
     for (int i = 0; profile && i < nthreads; i++)
         for (int stage = 0; stage < HA_STAGES; stage++)
             profile->seconds[stage] += w->call.seconds[i].seconds[stage];
-    return HYPERATTN_OK;
+}
+
+void ha_forward_some(const ha_plan *whole, const ha_tensors *t, const ha_some *some,
+                     void *workspace)
+{
+    work w = {.whole = whole, .forward = t, .some = some};
+    start(&w, workspace);
+}
+
+void ha_backward_some(const ha_plan *whole, const ha_gradients *t, const ha_some *some,
+                      void *workspace)
+{
+    work w = {.whole = whole, .backward = t, .some = some};
+    start(&w, workspace);
 }
 
 hyperattn_status ha_cpu_forward(const ha_plan *whole, const ha_tensors *t, void *workspace)
 {
-    work w = {.whole = whole, .forward = t};
-    return start(&w, workspace);
+    const ha_some all = {.number = NULL};
+    if (whole->ladder)
+        return ha_choose_forward(whole, t, workspace, NULL, 0);
+    ha_forward_some(whole, t, &all, workspace);
+    return HYPERATTN_OK;
 }
 
 hyperattn_status ha_cpu_backward(const ha_plan *whole, const ha_gradients *t,
                                  void *workspace)
 {
-    work w = {.whole = whole, .backward = t};
-    return start(&w, workspace);
+    const ha_some all = {.number = NULL};
+    if (whole->ladder)
+        ha_choose_backward(whole, t, workspace);
+    else
+        ha_backward_some(whole, t, &all, workspace);
+    return HYPERATTN_OK;
 }

@@ -28,6 +28,18 @@ typedef struct ha_call {
 void ha_for_items(ha_call *call, int64_t (*count)(const void *arg, int64_t place),
                   void (*body)(void *arg, int64_t place, int64_t item, int thread), void *arg);
 
+/* What a call does: all key heads of the plan, or some of them. */
+typedef struct ha_some {
+    const int64_t *number; /* [n]; NULL: all */
+    int64_t n;
+    ha_out_rows dk, dv; /* where gradients go instead; base NULL: to the call's tensors */
+} ha_some;
+
+void ha_forward_some(const ha_plan *whole, const ha_tensors *t, const ha_some *some,
+                     void *workspace);
+void ha_backward_some(const ha_plan *whole, const ha_gradients *t, const ha_some *some,
+                      void *workspace);
+
 /* The calls of the CPU backend. */
 hyperattn_status ha_cpu_forward(const ha_plan *whole, const ha_tensors *t, void *workspace);
 hyperattn_status ha_cpu_backward(const ha_plan *whole, const ha_gradients *t,

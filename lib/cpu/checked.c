@@ -146,6 +146,18 @@ static void compare_row(const ha_measure *m, const piece *p, int64_t i, const fl
     }
 }
 
+/* The rows of a piece of a trial, whose sums are final. */
+static void keep_piece(const ha_measure *m, const ha_check *c, const piece *p, int64_t first)
+{
+    int64_t dv = m->plan.problem->head_dim_v;
+    float *exact = c->exact + (p->at.head * m->most + first) * dv;
+    for (int64_t i = 0; i < p->at.rows; i++) {
+        float scale = p->s.l[i] == 0 ? 0 : 1 / p->s.l[i];
+        for (int64_t e = 0; e < dv; e++)
+            exact[i * dv + e] = p->s.acc[i * m->plan.ldacc + e] * scale;
+    }
+}
+
 static void finish_piece(const ha_measure *m, const ha_check *c, ha_check_thread *t, const piece *p,
                          int64_t first)
 {
@@ -181,6 +193,10 @@ static void finish_slice(void *arg, int64_t i, int thread)
     }
     for (int64_t head = 0; head < m->plan.group; head++) {
         piece p = piece_of(m, c, &sum, slice, head);
+        if (c->exact) {
+            keep_piece(m, c, &p, first);
+            continue;
+        }
         finish_piece(m, c, &m->threads[thread], &p, first);
         for (int64_t r = 0; r < p.at.rows; r += HA_CHECK_PANEL) {
             ha_rows q = ha_rows_at(&c->kh.q, &p.at);
@@ -192,18 +208,24 @@ static void finish_slice(void *arg, int64_t i, int thread)
     }
 }
 
-void ha_check_rows(ha_measure *m)
+static void draw(const ha_measure *m, const ha_check *c, int64_t head)
 {
     uint64_t seed = m->plan.params->seed;
-    for (int64_t i = 0; i < m->nchecks; i++) {
-        const ha_check *c = &m->checks[i];
-        for (int64_t head = 0; head < m->plan.group; head++) {
-            ha_draw_checked_rows(c->row + head * m->most, seed, (uint32_t)(c->kh.query0 + head),
-                                 c->kh.layout->nq, c->rows);
-            for (int64_t r = 0; r < m->panels * HA_CHECK_PANEL; r++)
-                c->lse_log2[head * m->panels * HA_CHECK_PANEL + r] = INFINITY;
-        }
+    uint32_t *row = c->row + head * m->most, number = (uint32_t)(c->kh.query0 + head);
+    if (c->exact) {
+        ha_draw_trial_rows(row, seed, number, c->kh.layout->nq, c->rows);
+        return;
     }
+    ha_draw_checked_rows(row, seed, number, c->kh.layout->nq, c->rows);
+    for (int64_t r = 0; r < m->panels * HA_CHECK_PANEL; r++)
+        c->lse_log2[head * m->panels * HA_CHECK_PANEL + r] = INFINITY;
+}
+
+void ha_check_rows(ha_measure *m)
+{
+    for (int64_t i = 0; i < m->nchecks; i++)
+        for (int64_t head = 0; head < m->plan.group; head++)
+            draw(m, &m->checks[i], head);
     ha_parallel_for(m->team, m->nchecks * m->slices * m->ranges, run_range, m);
     ha_parallel_for(m->team, m->nchecks * m->slices, finish_slice, m);
 }

@@ -9,7 +9,7 @@
 #include "cpu/measure.h"
 
 /* Draws the rows of every check in flight, computes them exactly, and leaves diff, norm, lse_log2
- * and panel. */
+ * and panel, or the rows themselves in exact. */
 void ha_check_rows(ha_measure *m);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "context.h"
 #include "cpu/call.h"
+#include "cpu/choose.h"
 #include "cpu/measure.h"
 #include "cpu/merge.h"
 
@@ -38,4 +39,5 @@ const ha_backend ha_backend_cpu = {
     .backward = ha_cpu_backward,
     .merge = ha_merge,
     .measure = ha_cpu_measure,
+    .forward_report = ha_choose_forward,
 };

@@ -5,6 +5,7 @@
 
 #include "algo/multipole.h"
 #include "cpu/call.h"
+#include "cpu/choose.h"
 #include "cpu/cpu_backend.h"
 #include "int64.h"
 #include "status.h"
@@ -130,8 +131,10 @@ static int64_t heads_in_flight(const ha_plan *plan, const ha_cpu_plan *cpu)
 static hyperattn_status size_workspaces(ha_plan *plan, const ha_cpu_plan *cpu)
 {
     int forward_wraps, backward_wraps;
-    plan->workspace = ha_cpu_workspace(cpu, 0, &forward_wraps);
-    plan->workspace_backward = ha_cpu_workspace(cpu, 1, &backward_wraps);
+    plan->workspace = plan->ladder ? ha_choose_workspace(plan, 0, &forward_wraps)
+                                   : ha_cpu_workspace(cpu, 0, &forward_wraps);
+    plan->workspace_backward = plan->ladder ? ha_choose_workspace(plan, 1, &backward_wraps)
+                                            : ha_cpu_workspace(cpu, 1, &backward_wraps);
     if (forward_wraps || backward_wraps)
         return ha_fail(HYPERATTN_EINVAL, "the workspace for seqlen_q %lld, seqlen_k %lld wraps",
                        (long long)cpu->problem->seqlen_q, (long long)cpu->problem->seqlen_k);
@@ -140,9 +143,19 @@ static hyperattn_status size_workspaces(ha_plan *plan, const ha_cpu_plan *cpu)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+static void destroy_steps(const ha_plan *plan, ha_plan *steps)
+{
+    for (int i = 0; steps && i < plan->ladder->nsteps; i++)
+        if (steps[i].data)
+            ha_cpu_plan_destroy(&steps[i]);
+    ha_free(plan->device->ctx, steps);
+}
+
 void ha_cpu_plan_destroy(ha_plan *plan)
 {
     ha_cpu_plan *cpu = plan->data;
+    destroy_steps(plan, cpu->steps);
+    destroy_steps(plan, cpu->alone);
     for (int64_t i = 0; cpu->layouts && i < cpu->nlayouts; i++)
         ha_free(plan->device->ctx, cpu->layouts[i].wave);
     ha_free(plan->device->ctx, cpu->layouts);
@@ -150,7 +163,28 @@ void ha_cpu_plan_destroy(ha_plan *plan)
     plan->data = NULL;
 }
 
-hyperattn_status ha_cpu_plan_create(ha_plan *plan)
+static hyperattn_status create(ha_plan *plan, int64_t group);
+
+static hyperattn_status create_steps(const ha_plan *plan, int64_t group, ha_plan **steps)
+{
+    const ha_ladder *ladder = plan->ladder;
+    *steps = ha_alloc(plan->device->ctx, (size_t)ladder->nsteps * sizeof **steps);
+    if (!*steps)
+        return HYPERATTN_ENOMEM;
+    for (int i = 0; i < ladder->nsteps; i++)
+        (*steps)[i] = (ha_plan){
+            .problem = plan->problem,
+            .params = &ladder->step[i].params,
+            .bytes = plan->bytes,
+            .device = plan->device,
+        };
+    hyperattn_status status = HYPERATTN_OK;
+    for (int i = 0; i < ladder->nsteps && !status; i++)
+        status = create(&(*steps)[i], group);
+    return status;
+}
+
+static hyperattn_status create(ha_plan *plan, int64_t group)
 {
     const hyperattn_problem *p = plan->problem;
     const ha_kernels *kernels = ha_cpu_kernels(plan);
@@ -162,14 +196,16 @@ hyperattn_status ha_cpu_plan_create(ha_plan *plan)
         .params = plan->params,
         .kernels = kernels,
         .arith = p->dtype == HYPERATTN_BF16 && kernels->bf16 ? kernels->bf16 : &kernels->f32,
-        .group = p->nheads / p->nheads_kv,
-        .nkey_heads = p->batch * p->nheads_kv,
+        .group = group,
+        .nkey_heads = p->batch * (p->nheads / group),
         .ldproj = ha_round_up(plan->params->lsh_num_projs, kernels->f32.lanes),
     };
     cpu->ldacc = ha_padded_columns(cpu->arith, p->head_dim_v);
     cpu->ldgrad = ha_padded_columns(cpu->arith, p->head_dim);
     plan->data = cpu;
     hyperattn_status status = build_layouts(plan, cpu);
+    if (!status && plan->ladder && !(status = create_steps(plan, group, &cpu->steps)))
+        status = create_steps(plan, 1, &cpu->alone);
     if (!status) {
         choose_threads(plan, cpu);
         cpu->in_flight = heads_in_flight(plan, cpu);
@@ -178,4 +214,9 @@ hyperattn_status ha_cpu_plan_create(ha_plan *plan)
     if (status)
         ha_cpu_plan_destroy(plan);
     return status;
+}
+
+hyperattn_status ha_cpu_plan_create(ha_plan *plan)
+{
+    return create(plan, plan->problem->nheads / plan->problem->nheads_kv);
 }

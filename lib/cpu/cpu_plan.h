@@ -26,14 +26,16 @@ typedef struct ha_cpu_plan {
     const ha_kernels *kernels;
     const ha_arith *arith;
     int nthreads[2];       /* of a forward and a backward call: not more than the work is worth */
-    int64_t group;         /* query heads per key head */
-    int64_t nkey_heads;    /* batch * nheads_kv */
+    int64_t group;         /* query heads per key head in work: those that read it, or 1 */
+    int64_t nkey_heads;    /* batch * nheads / group */
     int64_t in_flight;     /* key heads at a time */
     int64_t ldacc, ldproj; /* row widths of accumulators, or gradients of v; and of projections */
     int64_t ldgrad;        /* row width of gradients of q and k */
     int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
     ha_layout *layouts;
     ha_layout max;         /* the largest counts of any layout */
+    ha_plan *steps;        /* NULL, or plans of the ladder's steps, */
+    ha_plan *alone;        /* and of the same with group 1: for query heads on their own */
 } ha_cpu_plan;
 
 /* The layout of a sequence of the batch. */

@@ -35,25 +35,27 @@ static ha_out_rows out_from(void *base, int64_t first, int64_t stride, hyperattn
 /* Where a key head lies in its sequence. */
 typedef struct home {
     ha_sequence seq;
+    int64_t sequence;
     int64_t head, query; /* key head, and the first of its query heads */
 } home;
 
 static home home_of(const ha_cpu_plan *plan, const ha_plan *whole, int64_t number)
 {
-    int64_t heads = plan->problem->nheads_kv;
-    return (home){ha_plan_sequence(whole, number / heads), number % heads,
-                   number % heads * plan->group};
+    const hyperattn_problem *p = plan->problem;
+    int64_t groups = p->nheads / plan->group, sequence = number / groups;
+    int64_t query = number % groups * plan->group;
+    return (home){ha_plan_sequence(whole, sequence), sequence,
+                  query / (p->nheads / p->nheads_kv), query};
 }
 
 static void aim_inputs(ha_key_head *kh, const ha_cpu_plan *plan, const home *at, const void *q,
-                       const void *k, const void *v, int64_t number)
+                       const void *k, const void *v)
 {
     const hyperattn_problem *p = plan->problem;
-    int64_t sequence = number / p->nheads_kv;
     *kh = (ha_key_head){
-        .layout = ha_layout_of(plan, sequence),
-        .number = (uint32_t)number,
-        .query0 = sequence * p->nheads + at->query,
+        .layout = ha_layout_of(plan, at->sequence),
+        .number = (uint32_t)(at->sequence * p->nheads_kv + at->head),
+        .query0 = at->sequence * p->nheads + at->query,
         .k = rows_from(k, at->seq.k + at->head * p->k_stride[1], p->k_stride[2], p->dtype),
         .v = rows_from(v, at->seq.v + at->head * p->v_stride[1], p->v_stride[2], p->dtype),
         .q = {rows_from(q, at->seq.q + at->query * p->q_stride[1], p->q_stride[2], p->dtype),
@@ -68,7 +70,7 @@ void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *who
     const hyperattn_problem *p = plan->problem;
     const home at = home_of(plan, whole, number);
     int64_t out = at.seq.out + at.query * p->out_stride[1];
-    aim_inputs(kh, plan, &at, t->q, t->k, t->v, number);
+    aim_inputs(kh, plan, &at, t->q, t->k, t->v);
     kh->out = (ha_group_out){out_from(t->out, out, p->out_stride[2], p->dtype), p->out_stride[1]};
     kh->lse = t->lse ? t->lse + at.seq.lse + at.query * at.seq.lse_head : NULL;
 }
@@ -80,7 +82,7 @@ void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *wh
     const home at = home_of(plan, whole, number);
     int64_t out = at.seq.out + at.query * p->out_stride[1];
     int64_t q = at.seq.q + at.query * p->q_stride[1];
-    aim_inputs(kh, plan, &at, t->q, t->k, t->v, number);
+    aim_inputs(kh, plan, &at, t->q, t->k, t->v);
     kh->o = (ha_group_rows){rows_from(t->out, out, p->out_stride[2], p->dtype), p->out_stride[1]};
     kh->dout =
         (ha_group_rows){rows_from(t->dout, out, p->out_stride[2], p->dtype), p->out_stride[1]};
@@ -96,6 +98,6 @@ void ha_aim_measure(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *who
     const hyperattn_problem *p = plan->problem;
     const home at = home_of(plan, whole, number);
     int64_t out = at.seq.out + at.query * p->out_stride[1];
-    aim_inputs(kh, plan, &at, t->q, t->k, t->v, number);
+    aim_inputs(kh, plan, &at, t->q, t->k, t->v);
     kh->o = (ha_group_rows){rows_from(t->out, out, p->out_stride[2], p->dtype), p->out_stride[1]};
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A key head: one head of k and v of one sequence, with the group of query heads that read it. A
- * call works on several at a time, which are said to be in flight.
+ * call works on several at a time, which are said to be in flight. In a plan whose group is 1, as
+ * query heads that choose have, it is there once for every query head that reads it.
  */
 #ifndef HA_KEY_HEAD_H
 #define HA_KEY_HEAD_H
@@ -41,7 +42,7 @@ typedef struct ha_key_head {
 ha_rows ha_head_rows(const ha_group_rows *rows, int64_t head);
 ha_out_rows ha_head_out(const ha_group_out *out, int64_t head);
 
-/* Key head `number` of the batch, in the tensors of a call. */
+/* Group `number` of the batch's query heads, with its key head, in the tensors of a call. */
 void ha_aim_forward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,
                     const ha_tensors *t, int64_t number);
 void ha_aim_backward(ha_key_head *kh, const ha_cpu_plan *plan, const ha_plan *whole,

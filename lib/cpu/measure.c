@@ -70,17 +70,30 @@ static void choose_threads(ha_measure *m)
     m->in_flight = ha_max(1, ha_min((2 * all + items - 1) / items, m->plan.nkey_heads));
 }
 
+void ha_measure_open(ha_measure *m, const ha_plan *whole, int64_t rows)
+{
+    choose_sizes(m, whole, rows);
+    choose_threads(m);
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
+
+void ha_check_carve_states(ha_carver *c, const ha_measure *m, ha_check *check)
+{
+    int64_t rows;
+    if (__builtin_mul_overflow(m->ranges * m->slices * ha_slice_padded(m), m->plan.group, &rows))
+        c->wraps = 1, rows = 0;
+    ha_states_carve(c, &m->plan, &check->states, rows);
+}
 
 static void carve_check(ha_carver *c, const ha_measure *m, ha_check *check)
 {
     const ha_cpu_plan *plan = &m->plan;
-    int64_t group = plan->group, padded = m->panels * HA_CHECK_PANEL, rows;
+    int64_t group = plan->group, padded = m->panels * HA_CHECK_PANEL;
     size_t panel = ha_k_bytes(plan->arith, HA_CHECK_PANEL, plan->problem->head_dim);
-    if (__builtin_mul_overflow(m->ranges * m->slices * ha_slice_padded(m), group, &rows))
-        c->wraps = 1, rows = 0;
     check->row = ha_carve(c, group * m->most, sizeof *check->row);
-    ha_states_carve(c, plan, &check->states, rows);
+    check->exact = NULL;
+    ha_check_carve_states(c, m, check);
     check->lse_log2 = ha_carve(c, group * padded, sizeof *check->lse_log2);
     check->panel = ha_carve(c, group * m->panels, panel);
     check->diff = ha_carve(c, group * m->most, sizeof *check->diff);
@@ -108,6 +121,16 @@ static void carve_thread(ha_carver *c, const ha_measure *m, ha_check_thread *t)
     t->column = ha_carve(c, HA_CHECK_KEYS, sizeof *t->column);
 }
 
+void ha_measure_carve(ha_carver *c, ha_measure *m)
+{
+    m->checks = ha_carve(c, m->in_flight, sizeof *m->checks);
+    m->threads = ha_carve(c, m->plan.nthreads[0], sizeof *m->threads);
+    for (int i = 0; i < m->plan.nthreads[0]; i++) {
+        ha_check_thread none, *t = c->base ? &m->threads[i] : &none;
+        carve_thread(c, m, t);
+    }
+}
+
 static void carve(ha_carver *c, work *w)
 {
     ha_measure *m = &w->m;
@@ -122,15 +145,10 @@ static void carve(ha_carver *c, work *w)
     k->longest = ha_carve(c, heads, sizeof *k->longest);
     k->reach = ha_carve(c, heads, sizeof *k->reach);
     k->scratch = ha_carve(c, rows + 1, sizeof *k->scratch);
-    m->checks = ha_carve(c, m->in_flight, sizeof *m->checks);
+    ha_measure_carve(c, m);
     for (int64_t i = 0; i < m->in_flight; i++) {
         ha_check none, *check = c->base ? &m->checks[i] : &none;
         carve_check(c, m, check);
-    }
-    m->threads = ha_carve(c, m->plan.nthreads[0], sizeof *m->threads);
-    for (int i = 0; i < m->plan.nthreads[0]; i++) {
-        ha_check_thread none, *t = c->base ? &m->threads[i] : &none;
-        carve_thread(c, m, t);
     }
 }
 
@@ -227,8 +245,7 @@ hyperattn_status ha_cpu_measure(const ha_plan *whole, const ha_measured *t, int6
 {
     work w = {.t = t, .total = total, .per_head = per_head};
     ha_carver c = {.base = NULL};
-    choose_sizes(&w.m, whole, rows);
-    choose_threads(&w.m);
+    ha_measure_open(&w.m, whole, rows);
     carve(&c, &w);
     if (c.wraps)
         return ha_fail(HYPERATTN_EINVAL, "rows is %lld: their memory wraps", (long long)rows);

@@ -23,6 +23,8 @@ typedef struct ha_check {
     ha_key_head kh;
     int64_t rows;  /* checked rows of each query head */
     uint32_t *row; /* [group][most]: those rows, ascending */
+    float *exact;  /* NULL, or [group][most][head_dim_v]: a trial's exact rows, which are kept in
+                    * place of all below but states */
     /* the exact rows (cpu/checked.h) */
     ha_states states; /* [ranges][slices][group][step up to a multiple of MR] */
     float *lse_log2;  /* [group][panels * HA_CHECK_PANEL]; inf: no such row, or it sees no key */
@@ -61,6 +63,15 @@ typedef struct ha_measure {
     ha_check *checks;
     ha_check_thread *threads;
 } ha_measure;
+
+/* Chooses the sizes of a measurement of `rows` rows of each head, or of a trial. */
+void ha_measure_open(ha_measure *m, const ha_plan *whole, int64_t rows);
+
+/* Threads, and checks in flight, without their arrays. */
+void ha_measure_carve(ha_carver *c, ha_measure *m);
+
+/* Row states of a check. */
+void ha_check_carve_states(ha_carver *c, const ha_measure *m, ha_check *check);
 
 /* Rows of v and out, or keys, that a thread converts at a time. */
 #define HA_CHECK_KEYS 256
