@@ -16,6 +16,7 @@ static const struct {
     [HA_COST_CELLS_710] = {"cells", 710},
     [HA_COST_CELLS_1288] = {"cells", 1288},
     [HA_COST_CELLS_2576] = {"cells", 2576},
+    [HA_COST_MULTIPOLE_324] = {"multipole", 324},
     [HA_COST_MULTIPOLE_710] = {"multipole", 710},
     [HA_COST_MULTIPOLE_1288] = {"multipole", 1288},
     [HA_COST_MULTIPOLE_2576] = {"multipole", 2576},

@@ -9,13 +9,17 @@
 /* ---- what a step costs ----------------------------------------------------------------------- */
 
 const ha_cost ha_costs[2][HA_COST_KINDS] = {
-    {{0.08, 0.82}, {0.11, 0.82}, {0.16, 0.82}, {0.29, 0.90},
-     {1.06, 0.57}, {1.20, 0.56}, {1.25, 0.60}, {0.09, 0.92}}, /* not causal */
-    {{0.20, 0.85}, {0.29, 0.79}, {0.41, 0.69}, {0.69, 0.73},
-     {0.72, 0.52}, {0.80, 0.43}, {0.82, 0.34}, {0.39, 0.59}}, /* causal */
+    {{0.06, 0.90}, {0.09, 0.85}, {0.13, 0.89}, {0.20, 0.91},
+     {0.32, 0.65}, {0.46, 0.64}, {0.66, 0.57}, {0.89, 0.55},
+     {0.08, 1.01}}, /* not causal */
+    {{0.17, 0.86}, {0.24, 0.92}, {0.36, 0.82}, {0.60, 0.54},
+     {0.39, 0.81}, {0.56, 0.67}, {0.61, 0.64}, {0.84, 0.45},
+     {0.41, 0.64}}, /* causal */
 };
 
-static const int budget_of[HA_COST_KINDS] = {324, 710, 1288, 2576, 710, 1288, 2576, 0};
+static const int budget_of[HA_COST_KINDS] = {
+    324, 710, 1288, 2576, 324, 710, 1288, 2576, 0,
+};
 
 /* HYPER's window where AUTO takes it: without, the nearest keys are lost between blocks. */
 #define HYPER_WINDOW 256
@@ -27,7 +31,7 @@ static void set_kind(hyperattn_params *params, ha_cost_kind kind, int causal)
         params->budget = budget_of[kind];
     else if (causal && params->window < HYPER_WINDOW)
         params->window = HYPER_WINDOW;
-    if (kind < HA_COST_MULTIPOLE_710)
+    if (kind < HA_COST_MULTIPOLE_324)
         params->private_depth = -1;
 }
 
@@ -55,7 +59,7 @@ static double hyper_share(const hyperattn_params *p, int causal)
 /* Between the budgets that are measured, and in proportion beyond. */
 static double multipole_cost(const hyperattn_params *p, int causal, double nk)
 {
-    ha_cost_kind low = p->private_depth < 0 ? HA_COST_CELLS_324 : HA_COST_MULTIPOLE_710;
+    ha_cost_kind low = p->private_depth < 0 ? HA_COST_CELLS_324 : HA_COST_MULTIPOLE_324;
     ha_cost_kind high = p->private_depth < 0 ? HA_COST_CELLS_2576 : HA_COST_MULTIPOLE_2576;
     if (p->budget <= budget_of[low])
         return cost_at(low, causal, nk);

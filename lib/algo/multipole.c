@@ -7,10 +7,9 @@
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
-/* Keys from which a past is worth more than attending to it exactly: so many, and a part of those
- * that would be selected. */
+/* Keys from which a past is worth more than attending to it exactly, beside twice the selected
+ * ones. */
 #define LEAST_PAST 64
-#define LEAST_SELECTED 128
 
 /* What a budget buys at n = 8192. */
 typedef struct preset {
@@ -19,20 +18,22 @@ typedef struct preset {
     float depth;
 } preset;
 
+/* Where rows look for keys, many may be selected, and hardly any is missed for being in a cell that
+ * was no candidate. Where they do not, cells and candidates are all there is. */
 static const preset presets[] = {
     {324, 128, 1024, 128, 64, 512, 4},
     {710, 128, 1024, 256, 64, 256, 5.5f},
     {1288, 256, 1024, 512, 64, 256, 6.5f},
+}, blind_presets[] = {
+    {324, 128, 32, 128, 32, 256, -1},
+    {710, 256, 128, 512, 32, 256, -1},
+    {1288, 512, 256, 1024, 32, 256, -1},
 };
 
 #define DEFAULT_BUDGET 710
 
 /* Deepest that a budget looks for keys: deeper ones are too many to be worth a look each. */
 #define DEEPEST 8.0f
-
-/* Without a look for keys, so many are chosen as weigh most on the whole: a part of what the rows
- * could find. */
-#define BLIND_PART 8
 
 static int64_t round_up(int64_t x, int64_t to)
 {
@@ -45,9 +46,9 @@ static int64_t between(int64_t low, int64_t high, double part)
 }
 
 /* Numbers of keys and the depth go linearly with the budget, sizes of cells in steps. */
-static preset buy(int budget)
+static preset buy(int budget, int blind)
 {
-    const preset *low = &presets[0], *high = &presets[1];
+    const preset *low = blind ? blind_presets : presets, *high = low + 1;
     if (budget >= high->budget)
         low = high++;
     double part = (double)(budget - low->budget) / (high->budget - low->budget);
@@ -78,7 +79,7 @@ static int doublings(int64_t nk)
 
 ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
 {
-    preset p = buy(params->budget ? params->budget : DEFAULT_BUDGET);
+    preset p = buy(params->budget ? params->budget : DEFAULT_BUDGET, params->private_depth < 0);
     int64_t cell = ha_min(HA_SHORT_STRETCH, (int64_t)p.cell << doublings(nk));
     int64_t far_cell = (int64_t)p.far_cell << doublings(nk);
     int64_t candidates = (int64_t)p.candidates << doublings(nk);
@@ -90,12 +91,11 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
     while (((int64_t)1 << bits) < cell)
         bits++;
     float depth = params->private_depth ? params->private_depth : p.depth;
-    int64_t selected = depth > 0 ? p.selected : p.selected / BLIND_PART;
     return (ha_recipe){
         .leaf = params->leaf_size ? params->leaf_size : 256,
         .window = causal ? round_up(window, HA_SHORT_STRETCH) : 0,
         .sinks = ha_min(params->num_sinks, nk),
-        .selected = params->num_selected ? params->num_selected : selected,
+        .selected = params->num_selected ? params->num_selected : p.selected,
         .candidates = (candidates + cell - 1) / cell,
         .depth = depth > 0 ? depth : 0,
         .cell = cell,
@@ -110,8 +110,7 @@ int64_t ha_near_key(const ha_recipe *recipe, int64_t position)
 {
     int64_t leaf = position / recipe->leaf * recipe->leaf;
     int64_t near = ha_max(0, leaf - recipe->window);
-    int64_t least = LEAST_PAST + ha_min(recipe->selected, LEAST_SELECTED);
-    return near - recipe->sinks <= least ? 0 : near;
+    return near - recipe->sinks <= 2 * recipe->selected + LEAST_PAST ? 0 : near;
 }
 
 static void add_leaf(ha_layout *l, const ha_leaf *leaf, int64_t keys)
