@@ -191,10 +191,11 @@ typedef struct hyperattn_params {
     int budget;              /* work a query, in keys of exact attention at n = 8192: 64..1000000 */
     int leaf_size;           /* causal: rows that share their nearest keys; a multiple of 128, up to
                               * 2048 */
-    int num_selected;        /* keys chosen for each bundle of 64 rows */
-    int num_candidates;      /* keys among which they are chosen */
+    int num_selected;        /* most keys that are chosen for each bundle of 64 rows */
+    int num_candidates;      /* keys that are kept apart from the far cells */
     float private_depth;     /* nats below the logarithm of a row's sum to which single keys are
-                              * looked for; negative: they are not */
+                              * looked for; negative: they are not, and the chosen ones are the
+                              * heaviest candidates */
     int cell_size;           /* keys of a cell: 8, 16, 32, 64 or 128 */
     int far_cell_size;       /* keys of the cells that hold no candidates, >= cell_size */
     /* > 0, up to 1: each query head of each sequence gets the cheapest step of the plan's ladder

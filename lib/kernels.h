@@ -143,8 +143,8 @@ typedef struct ha_scores {
 #define HA_CODE_LARGEST 31 /* of a query's numbers; a key's lie this far from HA_CODE_MIDDLE */
 #define HA_CODE_MIDDLE 32
 
-/* Some rows of queries against codes, so that the codes of few cells pass by all rows in turn. A key
- * is a hit of a row where
+/* Some rows of queries against codes: those of a few cells pass by all rows in turn. A key is a hit
+ * of a row where
  *     scale * score of its cell + unit * sum_i q_i (code_i - HA_CODE_MIDDLE) >= least
  * or by a unit less. Cells come in sets of HA_CODE_KEYS. Each has a box, which holds the codes of
  * its keys: code_i lies within half_i of middle_i. Cells whose box is too far away are passed

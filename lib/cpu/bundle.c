@@ -7,8 +7,8 @@
 #include "algo/select.h"
 #include "int64.h"
 
-/* Rows that must hit a key for it to be selected. A private key costs as much as a dozen rows' parts
- * of a selected one, but those rows that did not hit a selected key gain by it too. */
+/* Rows that must hit a key for it to be selected. Two private keys cost less than a selected one,
+ * but all rows gain by a selected key, those too that did not hit it. */
 #define LEAST_VOTES 2
 
 /* The part of a far cell that must be left when selected keys are taken out, or nothing is: beyond,
@@ -159,19 +159,19 @@ static void select_position(ha_bundle_work *w, const ha_order *order, const ha_e
 static int votes_needed(const ha_hits *hits, const ha_order *order, const ha_era *era,
                         const ha_recipe *r, int64_t past)
 {
-    int64_t keys[HA_BUNDLE_ROWS + 2] = {0}, n = 0; /* with so many votes */
+    int64_t keys[HA_BUNDLE_ROWS + 2] = {0}, taken = 0; /* keys with so many votes */
     int least = HA_BUNDLE_ROWS + 1;
     for (int64_t first = 0; first < past; first += r->cell) {
         const uint32_t *key = ha_past_keys(order, era, first);
-        for (int64_t x = 0; hits->touched[first >> r->cell_bits] && x < ha_min(r->cell, past - first);
-             x++) {
+        int64_t n = hits->touched[first >> r->cell_bits] ? ha_min(r->cell, past - first) : 0;
+        for (int64_t x = 0; x < n; x++) {
             if (key[x] < r->sinks)
                 hits->votes[first + x] = HA_BUNDLE_ROWS + 1;
             keys[hits->votes[first + x]]++;
         }
     }
-    while (least > LEAST_VOTES && n + keys[least - 1] <= r->selected)
-        n += keys[--least];
+    while (least > LEAST_VOTES && taken + keys[least - 1] <= r->selected)
+        taken += keys[--least];
     return least;
 }
 
@@ -181,11 +181,12 @@ static void select_hit(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_
                        ha_hits *hits)
 {
     int least = votes_needed(hits, order, era, r, past);
-    for (int64_t first = 0; first < past; first += r->cell)
-        for (int64_t x = first;
-             hits->touched[first >> r->cell_bits] && x < ha_min(past, first + r->cell); x++)
+    for (int64_t first = 0; first < past; first += r->cell) {
+        int64_t end = hits->touched[first >> r->cell_bits] ? ha_min(past, first + r->cell) : 0;
+        for (int64_t x = first; x < end; x++)
             if (hits->votes[x] >= least && hits->votes[x] <= HA_BUNDLE_ROWS)
                 select_position(w, order, era, r, x);
+    }
     ha_hits_keep_below(hits, least, w->nrows);
     score_keys(plan, w, kh, w->apart_key, w->napart, w->apart_score);
 }

@@ -181,7 +181,8 @@ void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int threa
     directions->factor[1] = factor;
     directions->unit = fabsf(scale) / (factor * factor);
     directions->left = fabsf(scale) * sqrtf(t->basis.left);
-    directions->usable = directions->unit > 0 && isfinite(directions->unit) && isfinite(directions->left);
+    directions->usable = directions->unit > 0 && isfinite(directions->unit) &&
+                         isfinite(directions->left);
 }
 
 /* ---- codes ----------------------------------------------------------------------------------- */

@@ -7,19 +7,11 @@
 /* Standard deviations of what codes leave out by which a guess may be low. */
 #define MARGIN 2
 
-/* Rows that are scanned at a time: at most HA_SCAN_ROWS, up to a multiple of MR. */
-#define SCORED_ROWS 16
-
-static int64_t scored_rows(const ha_cpu_plan *plan)
-{
-    return ha_round_up(SCORED_ROWS, plan->kernels->f32.mr);
-}
-
 void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits)
 {
     const ha_arith *f32 = &plan->kernels->f32;
     int64_t cells = ha_round_up(ha_most_cells(plan), HA_CODE_KEYS);
-    int64_t rows = scored_rows(plan);
+    int64_t rows = ha_rows_scored(plan);
     hits->position = ha_carve(c, HA_BUNDLE_ROWS * HA_MOST_HITS, sizeof *hits->position);
     hits->votes = ha_carve(c, plan->max.nk, sizeof *hits->votes);
     hits->touched = ha_carve(c, cells, sizeof *hits->touched);
@@ -28,7 +20,7 @@ void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits)
     hits->found = ha_carve(c, rows * HA_MOST_HITS, sizeof *hits->found);
 }
 
-/* ---- a row --------------------------------------------------------------------------------- */
+/* ---- a row ----------------------------------------------------------------------------------- */
 
 typedef struct scan {
     const ha_cpu_plan *plan;
@@ -77,7 +69,7 @@ static void bar_cells(const scan *s, float *by_cell, int64_t n)
 
 /* ---- some rows ------------------------------------------------------------------------------- */
 
-/* Rows from `first` on that are scanned together: what keys by_cell and found are about. */
+/* Rows from `first` on that are scanned together: what by_cell is about, and what is scanned for. */
 static void begin_rows(const scan *s, ha_scan *keys, int8_t *q, float *least, int64_t first)
 {
     const ha_kernels *kernels = s->plan->kernels;
@@ -101,7 +93,8 @@ static void begin_rows(const scan *s, ha_scan *keys, int8_t *q, float *least, in
     bar_cells(s, by_cell, keys->rows);
 }
 
-/* Scans row i of them again while it hits more than there is room for: scores may be of any size. */
+/* Scans row i of them again while it hits more than there is room for: scores may be of any
+ * size. */
 static void scan_again(const scan *s, const ha_scan *all, int64_t i)
 {
     ha_scan one = *all;
@@ -161,7 +154,7 @@ void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows
     const scan s = begin_scan(plan, hits, rows);
     memset(hits->votes, 0, (size_t)rows->past);
     memset(hits->touched, 0, (size_t)s.ncells);
-    int64_t step = scored_rows(plan), kept = 0;
+    int64_t step = ha_rows_scored(plan), kept = 0;
     for (int64_t first = 0; first < rows->n; first += step)
         kept = find_rows(&s, first, ha_min(step, rows->n - first), kept);
     hits->begin[rows->n] = kept;

@@ -12,6 +12,12 @@
 /* Most hits of one row. */
 #define HA_MOST_HITS 1024
 
+/* Rows that are scored against columns, and scanned, at a time: at most HA_SCAN_ROWS. */
+static inline int64_t ha_rows_scored(const ha_cpu_plan *plan)
+{
+    return ha_round_up(16, plan->kernels->f32.mr);
+}
+
 /* A bundle's hits, sinks among them, and one thread's buffers for them. */
 typedef struct ha_hits {
     uint32_t *position; /* of the past, ascending for each row */

@@ -6,9 +6,6 @@
 
 #include "int64.h"
 
-/* Rows that columns are scored for at a time. */
-#define SCORED_ROWS 16
-
 /* A row's sum may lose so much to signed weights that its digits are in doubt: then the row is
  * attended exactly. */
 #define LEAST_SUM 0x1p-10f
@@ -26,11 +23,6 @@ typedef struct ha_private_thread {
     float *value;     /* [ldv] */
 } ha_private_thread;
 
-static int64_t scored_rows(const ha_cpu_plan *plan)
-{
-    return ha_round_up(SCORED_ROWS, plan->kernels->f32.mr);
-}
-
 void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_privates *privates)
 {
     const ha_kernels *k = plan->kernels;
@@ -39,7 +31,7 @@ void ha_privates_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_p
     privates->threads = ha_carve(c, nthreads, sizeof *privates->threads);
     for (int i = 0; i < nthreads; i++) {
         ha_private_thread none, *t = c->base ? &privates->threads[i] : &none;
-        t->by_column = ha_carve(c, scored_rows(plan) * ld, sizeof(float));
+        t->by_column = ha_carve(c, ha_rows_scored(plan) * ld, sizeof(float));
         t->columns = ha_carve(c, pack, 1);
         t->key = ha_carve(c, HA_MOST_HITS, sizeof *t->key);
         t->column = ha_carve(c, HA_MOST_HITS, sizeof *t->column);
@@ -71,7 +63,8 @@ static int64_t list_private(const lone_row *row)
     const uint32_t *position = row->b->hits->position + row->b->hits->begin[row->i];
     int64_t n = row->b->hits->begin[row->i + 1] - row->b->hits->begin[row->i];
     for (int64_t j = 0; j < n; j++) {
-        int64_t cell = position[j] >> row->recipe->cell_bits, first = cell << row->recipe->cell_bits;
+        int64_t cell = position[j] >> row->recipe->cell_bits;
+        int64_t first = cell << row->recipe->cell_bits;
         int32_t place = w->place[cell];
         t->key[j] = *ha_past_keys(row->b->order, row->b->era, position[j]);
         t->column[j] = w->column[cell];
@@ -209,7 +202,7 @@ void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int t
     const ha_bundle_work *w = bundle->work;
     ha_private_thread *t = &privates->threads[thread];
     int64_t n = bundle->at->rows, d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
-    int64_t ldc = ha_round_up(w->columns.n, kernels->f32.lanes), step = scored_rows(plan);
+    int64_t ldc = ha_round_up(w->columns.n, kernels->f32.lanes), step = ha_rows_scored(plan);
     const ha_recipe recipe =
         ha_recipe_of(plan->params, bundle->at->kh->layout->nk, plan->problem->causal);
     lone_row row = {plan, t, bundle, w, &recipe, 0, NULL};

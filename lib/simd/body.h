@@ -54,5 +54,5 @@ enum { F32_MR = MR, F32_BR = BR, F32_GR = GR };
     .name = #level, .f32 = F32_ARITH, .attend_in_place = attend_in_place,              \
     .project = project, .column_sums = column_sums, .above_bits = above_bits,          \
     .store_rows = store_rows, .dot_rows = dot_rows, .f32_peak = f32_peak,              \
-    .exp2 = exp2_array, .log_sum_exp = log_sum_exp, .score_rows = score_rows, .sum_rows = sum_rows,           \
-    .scan_codes = scan_codes
+    .exp2 = exp2_array, .score_rows = score_rows, .sum_rows = sum_rows,                \
+    .log_sum_exp = log_sum_exp, .scan_codes = scan_codes
