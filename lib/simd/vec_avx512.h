@@ -213,7 +213,11 @@ static inline vcode_sums vcode_subs(vcode_sums a, vcode_sums b)
 /* Sixteen numbers as integers, rounded towards zero. */
 static inline vcode_sums vcode_truncate(const vf *x)
 {
-    return _mm512_cvtsepi32_epi16(_mm512_cvttps_epi32(x[0]));
+    __m512i bits = _mm512_castps_si512(x[0]);
+    __m256 low = _mm256_castsi256_ps(_mm512_castsi512_si256(bits));
+    __m256 high = _mm256_castsi256_ps(_mm512_extracti64x4_epi64(bits, 1));
+    __m256i all = _mm256_packs_epi32(_mm256_cvttps_epi32(low), _mm256_cvttps_epi32(high));
+    return _mm256_permute4x64_epi64(all, 0xd8);
 }
 
 /* Bit 2 i: whether a_i > b_i. */
