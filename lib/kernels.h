@@ -158,7 +158,8 @@ typedef struct ha_scan {
     const int8_t *q;      /* [rows][HA_CODE] */
     const float *score;   /* [rows][nsets][HA_CODE_KEYS]; NaN: nothing there is a hit */
     const float *least;   /* [rows]; NaN: the row hits nothing */
-    float scale, unit;
+    const float *unit;    /* [rows], > 0 */
+    float scale;
     uint32_t *hit;        /* [rows][room]: the first hits of each row, ascending */
     int64_t room;
     int64_t *found;       /* [rows]: how many those are */

@@ -289,7 +289,7 @@ static double scan_ns(const ha_kernels *table)
 {
     enum { SETS = 4, BLOCKS = 2, ROWS = 16, KEYS = SETS * HA_CODE_KEYS * BLOCKS * HA_CODE_KEYS };
     static uint8_t codes[KEYS * HA_CODE], boxes[SETS * 2 * HA_CODE_BLOCK];
-    static float score[ROWS * SETS * HA_CODE_KEYS], least[ROWS];
+    static float score[ROWS * SETS * HA_CODE_KEYS], least[ROWS], unit[ROWS];
     static uint32_t hit[ROWS * KEYS];
     static int8_t q[ROWS * HA_CODE];
     int64_t found[ROWS];
@@ -300,9 +300,11 @@ static double scan_ns(const ha_kernels *table)
         boxes[i] = i / HA_CODE_BLOCK % 2 ? 31 : 32;
     for (int i = 0; i < ROWS * HA_CODE; i++)
         q[i] = (int8_t)(i % 2 ? 31 : -31);
-    for (int i = 0; i < ROWS; i++)
+    for (int i = 0; i < ROWS; i++) {
         least[i] = 5200;
-    scan_call c = {table, {codes, boxes, SETS, BLOCKS, ROWS, q, score, least, 1, 1, hit, KEYS,
+        unit[i] = 1;
+    }
+    scan_call c = {table, {codes, boxes, SETS, BLOCKS, ROWS, q, score, least, unit, 1, hit, KEYS,
                            found}};
     return 1e9 * time_of(call_scan_codes, &c) / (ROWS * KEYS);
 }

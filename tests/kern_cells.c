@@ -149,7 +149,7 @@ typedef struct scan_shape {
 } scan_shape;
 
 typedef struct scan_buffers {
-    guarded codes, boxes, q, score, least, hit, found;
+    guarded codes, boxes, q, score, least, unit, hit, found;
 } scan_buffers;
 
 static int code_sum(const uint8_t *block, const int8_t *q, int64_t x)
@@ -169,8 +169,8 @@ static double excess(const ha_scan *t, int row, int64_t j, double *slip)
     int sum = code_sum(t->codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, q, j % HA_CODE_KEYS);
     for (int i = 0; i < HA_CODE; i++)
         sum -= HA_CODE_MIDDLE * q[i];
-    *slip = 4 * ROUNDING * (fabs(score) + fabs(t->least[row])) + 1e-3 * t->unit;
-    return score + t->unit * sum - t->least[row];
+    *slip = 4 * ROUNDING * (fabs(score) + fabs(t->least[row])) + 1e-3 * t->unit[row];
+    return score + t->unit[row] * sum - t->least[row];
 }
 
 /* The boxes that the codes have. */
@@ -204,8 +204,10 @@ static void fill_scan(const scan_buffers *b, ha_scan *t, rng *r)
     for (int64_t i = 0; i < t->rows * t->nsets * HA_CODE_KEYS; i++)
         ((float *)b->score.data)[i] =
             rng_below(r, 9) ? (float)(1e3 * rng_gauss(r)) : rng_below(r, 2) ? NAN : 1e9f;
-    for (int i = 0; i < t->rows; i++)
+    for (int i = 0; i < t->rows; i++) {
         ((float *)b->least.data)[i] = rng_below(r, 9) ? (float)(3e3 * rng_gauss(r)) : NAN;
+        ((float *)b->unit.data)[i] = 0.3f + 0.1f * (float)i;
+    }
     fill_boxes(b->boxes.data, t);
 }
 
@@ -219,7 +221,7 @@ static const char *check_hits(const ha_scan *t, int row)
     for (int64_t j = 0; j < keys; j++) {
         double above = excess(t, row, j, &slip);
         int is_hit = x < t->found[row] && hit[x] == j;
-        if (is_hit && !(above > -2 * t->unit - slip))
+        if (is_hit && !(above > -2 * t->unit[row] - slip))
             return failure("row %d: key %lld is a hit at %g", row, (long long)j, above);
         if (!is_hit && above > slip && x < t->room)
             return failure("row %d: key %lld is no hit at %g", row, (long long)j, above);
@@ -238,18 +240,20 @@ static const char *scan_case(const kern_run *run, rng *r, const void *arg)
         .q = guarded_new((size_t)(s->rows * HA_CODE), s->at),
         .score = kern_floats(s->rows * cells, s->at),
         .least = kern_floats(s->rows, s->at),
+        .unit = kern_floats(s->rows, s->at),
         .hit = kern_floats(s->rows * s->room, s->at),
         .found = guarded_new((size_t)s->rows * sizeof(int64_t), s->at),
     };
     ha_scan t = {
         .codes = b.codes.data, .boxes = b.boxes.data, .nsets = s->nsets, .blocks = s->blocks,
         .rows = s->rows, .q = (int8_t *)b.q.data, .score = (float *)b.score.data,
-        .least = (float *)b.least.data, .scale = rng_below(r, 2) ? 0.7f : -0.7f, .unit = 0.3f,
+        .least = (float *)b.least.data, .unit = (float *)b.unit.data,
+        .scale = rng_below(r, 2) ? 0.7f : -0.7f,
         .hit = (uint32_t *)b.hit.data, .room = s->room, .found = (int64_t *)b.found.data,
     };
     const char *why = NULL;
     fill_scan(&b, &t, r);
-    guarded *given[] = {&b.codes, &b.boxes, &b.q, &b.score, &b.least};
+    guarded *given[] = {&b.codes, &b.boxes, &b.q, &b.score, &b.least, &b.unit};
     for (int i = 0; i < COUNT(given); i++)
         guarded_read_only(given[i]);
     run->table->scan_codes(&t);

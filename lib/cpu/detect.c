@@ -176,13 +176,10 @@ void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int threa
         return;
     pack_directions(plan, t, directions->packed[0], t->basis.query);
     pack_directions(plan, t, directions->packed[1], t->basis.key);
-    float factor = HA_CODE_LARGEST / (SPAN * sqrtf(t->basis.strongest));
-    directions->factor[0] = scale < 0 ? -factor : factor;
-    directions->factor[1] = factor;
-    directions->unit = fabsf(scale) / (factor * factor);
+    directions->factor = HA_CODE_LARGEST / (SPAN * sqrtf(t->basis.strongest));
     directions->left = fabsf(scale) * sqrtf(t->basis.left);
-    directions->usable = directions->unit > 0 && isfinite(directions->unit) &&
-                         isfinite(directions->left);
+    directions->usable = directions->factor > 0 && isfinite(directions->factor) &&
+                         scale != 0 && isfinite(directions->left);
 }
 
 /* ---- codes ----------------------------------------------------------------------------------- */
@@ -241,7 +238,7 @@ void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thre
         uint8_t code[HA_SHORT_STRETCH];
         for (int64_t j = 0; j < cell->n; j++) {
             float apart = t->projection[j * ldp + i] - t->centre[i];
-            code[j] = (uint8_t)(ha_code_of(directions->factor[1] * apart) + HA_CODE_MIDDLE);
+            code[j] = (uint8_t)(ha_code_of(directions->factor * apart) + HA_CODE_MIDDLE);
             *code_at(codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, j % HA_CODE_KEYS, i) = code[j];
         }
         set_box(box, cell->number % HA_CODE_KEYS, i, code, cell->n);

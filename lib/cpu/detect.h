@@ -17,8 +17,7 @@
 typedef struct ha_era_basis {
     int usable;
     float *packed[2]; /* of queries, of keys */
-    float factor[2];  /* from a projection to a code */
-    float unit;       /* score of a product of codes of 1, as log2 */
+    float factor;     /* from a key's projection to a code */
     float left;       /* standard deviation of scores that codes leave out, as log2 */
 } ha_era_basis;
 

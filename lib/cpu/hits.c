@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cpu/hits.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -69,8 +70,28 @@ static void bar_cells(const scan *s, float *by_cell, int64_t n)
 
 /* ---- some rows ------------------------------------------------------------------------------- */
 
+typedef struct row_codes {
+    int8_t *q;
+    float *unit, *least;
+} row_codes;
+
+/* The code of a row in its directions. Its largest number is as large as can be, whatever the row's
+ * size: the row has a unit of its own, which is returned. */
+static float encode(const scan *s, const float *projection, int8_t *q)
+{
+    const ha_era_basis *b = s->rows->basis;
+    float most = FLT_MIN;
+    for (int64_t c = 0; c < HA_CODE; c++)
+        most = fabsf(projection[c]) > most ? fabsf(projection[c]) : most;
+    float factor = (s->scale < 0 ? -HA_CODE_LARGEST : HA_CODE_LARGEST) / most;
+    for (int64_t c = 0; c < HA_CODE; c++)
+        q[c] = (int8_t)ha_code_of(factor * projection[c]);
+    float unit = fabsf(s->scale) / (fabsf(factor) * b->factor);
+    return unit > FLT_MIN ? unit : FLT_MIN;
+}
+
 /* Rows from `first` on that are scanned together: what by_cell is about, and what is scanned for. */
-static void begin_rows(const scan *s, ha_scan *keys, int8_t *q, float *least, int64_t first)
+static void begin_rows(const scan *s, const ha_scan *keys, const row_codes *codes, int64_t first)
 {
     const ha_kernels *kernels = s->plan->kernels;
     const ha_scanned *rows = s->rows;
@@ -82,16 +103,18 @@ static void begin_rows(const scan *s, ha_scan *keys, int8_t *q, float *least, in
     kernels->project(by_cell, ld, rows->q + first * ldk, ldk, rows->det->columns, keys->rows, d,
                      ld);
     for (int64_t i = 0; i < keys->rows; i++) {
-        for (int64_t c = 0; c < HA_CODE; c++)
-            q[i * HA_CODE + c] = (int8_t)ha_code_of(rows->basis->factor[0] *
-                                                    s->hits->projection[i * ldp + c]);
-        least[i] = past_of(s, by_cell + i * ld) + rows->near - s->recipe.depth * HA_LOG2E -
-                   MARGIN * rows->basis->left;
-        if (!rows->finite[first + i] || !isfinite(least[i]))
-            least[i] = NAN;
+        codes->unit[i] = encode(s, s->hits->projection + i * ldp, codes->q + i * HA_CODE);
+        float least = past_of(s, by_cell + i * ld) + rows->near - s->recipe.depth * HA_LOG2E -
+                      MARGIN * rows->basis->left;
+        codes->least[i] = rows->finite[first + i] && isfinite(least) ? least : NAN;
     }
     bar_cells(s, by_cell, keys->rows);
 }
+
+/* By how much a row's least score is raised while too much is found: a large step would leave out
+ * keys that there is room for. */
+#define SMALL_STEP 0.5f
+#define SMALL_STEPS 16
 
 /* Scans row i of them again while it hits more than there is room for: scores may be of any
  * size. */
@@ -103,10 +126,13 @@ static void scan_again(const scan *s, const ha_scan *all, int64_t i)
     one.q += i * HA_CODE;
     one.score += i * s->nsets * HA_CODE_KEYS;
     one.least = &least;
+    one.unit += i;
     one.hit += i * all->room;
     one.found += i;
-    for (float step = 1; *one.found == one.room; step *= 2) {
+    float step = SMALL_STEP;
+    for (int times = 1; *one.found == one.room; times++) {
         least += step;
+        step *= times < SMALL_STEPS ? 1 : 2;
         s->plan->kernels->scan_codes(&one);
     }
 }
@@ -115,15 +141,16 @@ static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
 {
     ha_hits *hits = s->hits;
     int8_t q[HA_SCAN_ROWS * HA_CODE];
-    float least[HA_SCAN_ROWS];
+    float least[HA_SCAN_ROWS], unit[HA_SCAN_ROWS];
+    const row_codes codes = {q, unit, least};
     int64_t found[HA_SCAN_ROWS];
     ha_scan keys = {
         .codes = s->rows->det->codes, .boxes = s->rows->det->boxes, .nsets = s->nsets,
         .blocks = ha_code_blocks(&s->recipe), .rows = (int)n, .q = q, .score = hits->by_cell,
-        .least = least, .scale = s->scale, .unit = s->rows->basis->unit, .hit = hits->found,
+        .least = least, .unit = unit, .scale = s->scale, .hit = hits->found,
         .room = HA_MOST_HITS, .found = found,
     };
-    begin_rows(s, &keys, q, least, first);
+    begin_rows(s, &keys, &codes, first);
     s->plan->kernels->scan_codes(&keys);
     for (int64_t i = 0; i < n; i++) {
         if (found[i] == HA_MOST_HITS)

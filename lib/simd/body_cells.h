@@ -145,7 +145,7 @@ static inline __attribute__((always_inline)) int64_t scan_cell(const ha_scan *t,
  * codes that are all HA_CODE_MIDDLE. */
 static inline vcode_sums thresholds_of(const ha_scan *t, int64_t set, int row, int base)
 {
-    const vf least = vset1(t->least[row]), scale = vset1(t->scale), per_unit = vset1(1 / t->unit);
+    const vf least = vset1(t->least[row]), scale = vset1(t->scale), per_unit = vset1(1 / t->unit[row]);
     const float *score = t->score + (row * t->nsets + set) * HA_CODE_KEYS;
     vf spare[HA_CODE_KEYS / VLEN]; /* a need with its sign turned: so vmax takes a NaN for none */
     for (int x = 0; x < HA_CODE_KEYS / VLEN; x++) {

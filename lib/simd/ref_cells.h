@@ -60,7 +60,7 @@ static int64_t scan_row(const ha_scan *t, int row)
     int64_t found = 0, keys = t->blocks * HA_CODE_KEYS;
     for (int64_t cell = 0; cell < t->nsets * HA_CODE_KEYS; cell++) {
         float score = t->score[row * t->nsets * HA_CODE_KEYS + cell];
-        float spare = (t->scale * score - t->least[row]) * (1 / t->unit);
+        float spare = (t->scale * score - t->least[row]) * (1 / t->unit[row]);
         spare = spare > -HA_SCAN_MOST - 2 ? spare : -HA_SCAN_MOST - 2; /* also for a NaN */
         spare = spare < HA_SCAN_MOST ? spare : HA_SCAN_MOST;
         int threshold = ha_scan_base(q) - (int)spare;
