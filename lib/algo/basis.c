@@ -130,10 +130,11 @@ int ha_basis_find(ha_basis *basis, float *c, float *m, int64_t d, float *scratch
     leading(v, value, next, t, d);
     multiply(basis->key, below, v, d, d, R);
     memcpy(basis->query, v, (size_t)(d * R) * sizeof *v);
-    basis->strongest = 0;
+    basis->strongest = basis->size = 0;
     for (int64_t j = 0; j < R; j++) {
         float e = value[j] > 0 ? value[j] : 0, root = sqrtf(sqrtf(e));
         kept += e;
+        basis->size += sqrtf(e);
         basis->strongest = e > basis->strongest ? e : basis->strongest;
         solve_transposed(basis->query, below, d, j);
         for (int64_t i = 0; i < d; i++) {
@@ -142,6 +143,7 @@ int ha_basis_find(ha_basis *basis, float *c, float *m, int64_t d, float *scratch
         }
     }
     basis->strongest = sqrtf(basis->strongest);
+    basis->size = sqrtf(basis->size);
     basis->left = total > kept ? total - kept : 0;
     return basis->strongest > 0 && isfinite(basis->strongest);
 }

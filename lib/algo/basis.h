@@ -20,6 +20,7 @@ typedef struct ha_basis {
     float *query, *key; /* [d][HA_BASIS]: both factors have mean square sqrt(e_i) in direction i */
     float strongest;    /* sqrt(e_0), the largest mean square */
     float left;         /* sum of the eigenvalues that are left out */
+    float size;         /* of a query's products with all directions: root of their mean squares */
 } ha_basis;
 
 /* Floats of scratch that ha_basis_find needs. */

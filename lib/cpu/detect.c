@@ -178,6 +178,7 @@ void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int threa
     pack_directions(plan, t, directions->packed[1], t->basis.key);
     directions->factor = HA_CODE_LARGEST / (SPAN * sqrtf(t->basis.strongest));
     directions->left = fabsf(scale) * sqrtf(t->basis.left);
+    directions->size = t->basis.size;
     directions->usable = directions->factor > 0 && isfinite(directions->factor) &&
                          scale != 0 && isfinite(directions->left);
 }

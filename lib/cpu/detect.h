@@ -18,7 +18,8 @@ typedef struct ha_era_basis {
     int usable;
     float *packed[2]; /* of queries, of keys */
     float factor;     /* from a key's projection to a code */
-    float left;       /* standard deviation of scores that codes leave out, as log2 */
+    float left;       /* standard deviation of scores that codes leave out, as log2, */
+    float size;       /* of queries whose projections are so long */
 } ha_era_basis;
 
 typedef struct ha_detector {

@@ -70,6 +70,17 @@ static void bar_cells(const scan *s, float *by_cell, int64_t n)
 
 /* ---- some rows ------------------------------------------------------------------------------- */
 
+/* By how much a guess may be low: more for a row that is longer than others. */
+static float margin_of(const scan *s, const float *projection)
+{
+    const ha_era_basis *b = s->rows->basis;
+    float square = 0;
+    for (int64_t c = 0; c < HA_CODE; c++)
+        square += projection[c] * projection[c];
+    float longer = sqrtf(square) / b->size;
+    return MARGIN * b->left * (longer > 1 ? longer : 1);
+}
+
 typedef struct row_codes {
     int8_t *q;
     float *unit, *least;
@@ -103,9 +114,10 @@ static void begin_rows(const scan *s, const ha_scan *keys, const row_codes *code
     kernels->project(by_cell, ld, rows->q + first * ldk, ldk, rows->det->columns, keys->rows, d,
                      ld);
     for (int64_t i = 0; i < keys->rows; i++) {
-        codes->unit[i] = encode(s, s->hits->projection + i * ldp, codes->q + i * HA_CODE);
+        const float *projection = s->hits->projection + i * ldp;
         float least = past_of(s, by_cell + i * ld) + rows->near - s->recipe.depth * HA_LOG2E -
-                      MARGIN * rows->basis->left;
+                      margin_of(s, projection);
+        codes->unit[i] = encode(s, projection, codes->q + i * HA_CODE);
         codes->least[i] = rows->finite[first + i] && isfinite(least) ? least : NAN;
     }
     bar_cells(s, by_cell, keys->rows);
