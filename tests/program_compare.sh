@@ -18,8 +18,8 @@ measure() {
 run 0 tune --n 128,256 --heads 1 --dim 16 --repeat 1 --csv tune.csv --json tune.json
 [ "$(sed -n '/^ha_costs:$/,$p' out | grep -c '}}, /[*] .*causal [*]/$')" = 2 ] ||
     fail "tune: the table has not two masks"
-[ "$(column tune.csv n | sort | uniq -c | tr -s ' \n' ' ')" = ' 16 128 16 256 ' ] ||
-    fail "tune: not eight steps at each length and mask"
+[ "$(column tune.csv n | sort | uniq -c | tr -s ' \n' ' ')" = ' 18 128 18 256 ' ] ||
+    fail "tune: not nine steps at each length and mask"
 says tune.json '"costs_causal"'
 run 0 tune --n 128 --heads 1 --dim 16 --repeat 1 --causal --csv tune.csv
 [ "$(column tune.csv causal | sort -u)" = 1 ] || fail "tune --causal: not causal only"
