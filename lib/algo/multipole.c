@@ -22,8 +22,8 @@ typedef struct preset {
  * was no candidate. Where they do not, cells and candidates are all there is. */
 static const preset presets[] = {
     {324, 128, 1024, 128, 64, 512, 4},
-    {710, 128, 1024, 256, 64, 256, 5.5f},
-    {1288, 256, 1024, 512, 64, 256, 6.5f},
+    {710, 128, 1024, 256, 64, 256, 6},
+    {1288, 256, 1024, 512, 64, 256, 7},
 }, blind_presets[] = {
     {324, 128, 32, 128, 32, 256, -1},
     {710, 256, 128, 512, 32, 256, -1},
