@@ -408,12 +408,20 @@ static void train(model *m, curve *c, sequence *s, uint64_t seed)
 
 enum { PANEL_WIDTH = 400, PANEL_HEIGHT = 300 };
 
+static double length_of(const curve *c, int seconds)
+{
+    return seconds ? c->seconds[c->steps - 1] : c->steps;
+}
+
 /* Loss against the step, or against seconds. */
 static void draw_panel(FILE *f, const curve *curves, int count, int seconds)
 {
     double end = 0, top = 1.1 * log(CLASSES), down = -PANEL_HEIGHT / top;
-    for (int i = 0; i < count; i++)
-        end = fmax(end, seconds ? curves[i].seconds[curves[i].steps - 1] : curves[i].steps);
+    for (int i = 0; i < count; i++) {
+        double length = length_of(&curves[i], seconds);
+        if (length > end)
+            end = length;
+    }
     double right = PANEL_WIDTH / end, tick = pow(10, floor(log10(end)));
     while (end / tick < 4)
         tick /= 2;
