@@ -179,7 +179,7 @@ static hyperattn_status check_sizes(const hyperattn_params *p, const hyperattn_p
                        leaf, HA_SHORT_STRETCH, HA_LONG_STRETCH);
     if (cell && (cell < 8 || cell > HA_SHORT_STRETCH || (cell & (cell - 1))))
         return ha_fail(HYPERATTN_EINVAL, "cell_size is %d, must be 0, 8, 16, 32, 64 or 128", cell);
-    int64_t least = ha_recipe_of(p, problem->seqlen_k, problem->causal).cell;
+    int64_t least = ha_recipe_of(p, problem->seqlen_q, problem->seqlen_k, problem->causal).cell;
     if (p->far_cell_size && p->far_cell_size < least)
         return ha_fail(HYPERATTN_EINVAL, "far_cell_size is %d, must be 0 or at least the cell size "
                        "%lld", p->far_cell_size, (ll)least);
@@ -201,9 +201,6 @@ static hyperattn_status check_multipole(const hyperattn_params *p, const hyperat
     hyperattn_status status;
     if ((status = check_shared(p, problem)) || (status = check_refused(p, "MULTIPOLE")))
         return status;
-    if (p->strict_causal)
-        return ha_fail(HYPERATTN_ENOTSUP, "strict_causal is 1 with MULTIPOLE, which looks at later "
-                       "queries");
     if (p->budget && (p->budget < HA_LEAST_BUDGET || p->budget > HA_MOST_BUDGET))
         return ha_fail(HYPERATTN_EINVAL, "budget is %d, must be 0 or %d..%d", p->budget,
                        HA_LEAST_BUDGET, HA_MOST_BUDGET);

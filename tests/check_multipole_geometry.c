@@ -42,7 +42,7 @@ static sequence sequence_new(int64_t nq, int64_t nk, int causal, const hyperattn
 {
     rng r = rng_new((uint64_t)(nq + nk));
     sequence s = {.params = *params, .layout = {.nq = nq, .nk = nk}, .causal = causal};
-    s.recipe = ha_recipe_of(params, nk, causal);
+    s.recipe = ha_recipe_of(params, nq, nk, causal);
     ha_layout_build(&s.layout, params, causal);
     s.layout.leaves = calloc((size_t)s.layout.nleaves + 1, sizeof *s.layout.leaves);
     s.layout.wave = calloc((size_t)s.layout.nwaves + 1, sizeof *s.layout.wave);
@@ -185,6 +185,64 @@ START_TEST(every_key_is_near_or_past_once)
     check_lengths(&params, 0);
     params.window = cases[_i].window;
     check_lengths(&params, 1);
+    params.strict_causal = 1;
+    check_lengths(&params, 1);
+}
+END_TEST
+
+/* ---- epochs ---------------------------------------------------------------------------------- */
+
+/* What era x has of the cells before, and who tells what its queries are like. */
+static const char *check_epoch(const sequence *s, int64_t x, const ha_era *era, int64_t kept)
+{
+    int64_t first = ha_epoch_of(&s->layout, s->causal, x);
+    const ha_era rows = ha_epoch_at(&s->layout, &s->recipe, s->causal, x);
+    if (first > x || first != ha_epoch_of(&s->layout, s->causal, first))
+        return failure("era %lld is in the epoch of era %lld", (long long)x, (long long)first);
+    if (era->fresh != kept || (first == x && kept) || era->fresh > era->old)
+        return failure("era %lld, of %lld: %lld keys kept, %lld of the era before", (long long)x,
+                       (long long)first, (long long)era->fresh, (long long)kept);
+    if (!era->nq)
+        return NULL;
+    if (rows.nq <= 0 || rows.seen > era->seen)
+        return failure("era %lld: %lld rows and %lld keys tell of it", (long long)x,
+                       (long long)rows.nq, (long long)rows.seen);
+    if (s->recipe.strict ? rows.q0 < 0 || rows.q0 + rows.nq > era->q0
+                         : rows.q0 > era->q0 || rows.q0 + rows.nq < era->q0 + era->nq)
+        return failure("era %lld of rows [%lld, + %lld): [%lld, + %lld) tell of it", (long long)x,
+                       (long long)era->q0, (long long)era->nq, (long long)rows.q0,
+                       (long long)rows.nq);
+    return NULL;
+}
+
+/* A key is expanded a few times in all. */
+static void check_epochs(int64_t nq, int64_t nk, int causal, const hyperattn_params *params)
+{
+    sequence s = {.params = *params, .layout = {.nq = nq, .nk = nk}, .causal = causal};
+    s.recipe = ha_recipe_of(params, nq, nk, causal);
+    int64_t kept = 0, expanded = 0;
+    for (int64_t x = 0; x < ha_eras_of(&s.layout, causal); x++) {
+        const ha_era era = ha_era_at(&s.layout, &s.recipe, causal, x);
+        ck_good_at(check_epoch(&s, x, &era, kept), "%lld rows, %lld keys", (long long)nq,
+                   (long long)nk);
+        kept = era.kept;
+        expanded += era.nq ? era.end - era.fresh : 0;
+    }
+    ck_assert_int_eq(kept, 0);
+    ck_assert_msg(expanded <= 8 * nk, "%lld keys are expanded %lld times in all", (long long)nk,
+                  (long long)expanded);
+}
+
+START_TEST(epochs_keep_cells)
+{
+    static const int64_t lengths[] = {0, 3000, 8192, 40000, 131072, 1 << 20};
+    hyperattn_params params;
+    hyperattn_params_init(&params);
+    params.method = HYPERATTN_MULTIPOLE;
+    params.strict_causal = _i == 2;
+    for (int a = 0; a < COUNT(lengths); a++)
+        for (int b = 0; b < COUNT(lengths); b++)
+            check_epochs(lengths[a], lengths[b], _i > 0, &params);
 }
 END_TEST
 
@@ -199,7 +257,7 @@ START_TEST(sizes_fit_together_at_every_budget)
             hyperattn_params_init(&params);
             params.method = HYPERATTN_MULTIPOLE;
             params.budget = budget;
-            const ha_recipe r = ha_recipe_of(&params, lengths[s], 1);
+            const ha_recipe r = ha_recipe_of(&params, lengths[s], lengths[s], 1);
             ck_assert_msg(r.cell >= 8 && HA_SHORT_STRETCH % r.cell == 0 &&
                               r.far_cell % r.cell == 0 && r.far_cell >= r.cell,
                           "budget %d, %lld keys: cells of %lld and %lld", budget,
@@ -207,7 +265,7 @@ START_TEST(sizes_fit_together_at_every_budget)
             ck_assert(r.leaf % HA_SHORT_STRETCH == 0 && r.window % HA_SHORT_STRETCH == 0);
             ck_assert(r.selected > 0 && r.candidates > 0);
             params.private_depth = -1; /* then the selected keys are some of the candidates' */
-            const ha_recipe blind = ha_recipe_of(&params, lengths[s], 1);
+            const ha_recipe blind = ha_recipe_of(&params, lengths[s], lengths[s], 1);
             ck_assert(blind.selected <= blind.candidates * blind.cell);
         }
 }
@@ -217,6 +275,7 @@ int main(void)
 {
     TCase *topic = topic_begin("multipole_geometry");
     tcase_add_loop_test(topic, every_key_is_near_or_past_once, 0, 9);
+    tcase_add_loop_test(topic, epochs_keep_cells, 0, 3);
     tcase_add_test(topic, sizes_fit_together_at_every_budget);
     return topic_end();
 }

@@ -45,7 +45,7 @@ END_TEST
 
 /* ---- causality ------------------------------------------------------------------------------- */
 
-/* Three eras: rows 0 to 2047 and those of the leaf after them have no long stretch in their past. */
+/* Three eras: rows 0 to 2047 and those of the leaf behind have no long stretch in their past. */
 static const multipole_case eras = {
     "eras", 5000, 5000, 1, 1, 8, 8, .causal = 1, .leaf = 256, .window = 1, .sinks = 16,
     .selected = 16, .candidates = 128, .cell = 32, .far_cell = 128};
@@ -99,6 +99,35 @@ START_TEST(later_keys_change_nothing_where_lengths_differ)
             saved_free(&before);
             tensors_free(&t);
         }
+}
+END_TEST
+
+/* With strict_causal, rows do not steer those before them either. */
+START_TEST(later_rows_change_nothing_where_they_are_strict)
+{
+    static const int64_t last[] = {100,  300,  511,  512,  530,  700,
+                                   1599, 2303, 2304, 2400, 4440, 4998};
+    multipole_case c = eras;
+    c.strict = 1;
+    c.heads = 2;
+    hyperattn_params params = multipole_params(&c);
+    tensors t = filled(&c, FILL_CLUSTERED);
+    run(&t, &params);
+    saved before = tensors_save(&t);
+    for (int s = COUNT(last) - 1; s >= 0; s--) {
+        for (int64_t j = last[s] + 1; j < c.nk; j++) {
+            tensors_set_row(&t, T_Q, 0, 0, j, s % 2 ? (double)(j % 7) : poisons[j % 4]);
+            tensors_set_row(&t, T_Q, 0, 1, j, -3);
+            tensors_set_row(&t, T_K, 0, 0, j, 2);
+            tensors_set_row(&t, T_V, 0, 0, j, poisons[(j + s) % 4]);
+        }
+        run(&t, &params);
+        ck_good_at(tensors_same_bits(&t, &before, last[s] + 1), "rows behind %lld",
+                   (long long)last[s]);
+        ck_assert_msg(tensors_same_bits(&t, &before, last[s] + 2) != NULL, "nothing changed");
+    }
+    saved_free(&before);
+    tensors_free(&t);
 }
 END_TEST
 
@@ -287,6 +316,7 @@ int main(void)
     tcase_add_loop_test(topic, bits_do_not_depend_on_threads, 0, multipole_all.n);
     tcase_add_test(topic, later_keys_and_values_change_nothing);
     tcase_add_test(topic, later_keys_change_nothing_where_lengths_differ);
+    tcase_add_test(topic, later_rows_change_nothing_where_they_are_strict);
     tcase_add_test(topic, later_queries_steer_their_era_alone);
     tcase_add_test(topic, nan_in_a_query_row_stays_there);
     tcase_add_loop_test(topic, bad_keys_and_values_reach_the_rows_that_see_them, 0, 12);

@@ -59,6 +59,15 @@ static const multipole_case cases[] = {
      .far_cell = 32, .ragged = 1},
     {"ragged, causal", 1000, 1000, 2, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1, .sinks = 4,
      .selected = 8, .candidates = 64, .cell = 8, .far_cell = 32, .ragged = 1},
+    {"strict", 1000, 1000, 4, 2, 16, 16, .causal = 1, .leaf = 128, .window = 1, .sinks = 4,
+     .selected = 8, .candidates = 64, .cell = 8, .far_cell = 32, .strict = 1},
+    {"strict, more keys", 700, 1333, 1, 1, 16, 20, .causal = 1, .leaf = 256, .window = 100,
+     .sinks = 4, .selected = 8, .candidates = 64, .cell = 16, .far_cell = 64, .strict = 1},
+    {"strict, no private keys", 900, 900, 1, 1, 16, 16, .causal = 1, .leaf = 384, .window = 1,
+     .selected = 8, .candidates = 64, .depth = -1, .cell = 8, .far_cell = 32, .strict = 1},
+    {"strict, ragged", 1000, 1000, 2, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1,
+     .sinks = 4, .selected = 8, .candidates = 64, .cell = 8, .far_cell = 32, .ragged = 1,
+     .strict = 1},
     {"strided", 500, 700, 4, 2, 16, 20, .causal = 1, .leaf = 128, .window = 1, .sinks = 4,
      .selected = 8, .candidates = 64, .cell = 8, .far_cell = 32, .strided = 1},
 };
@@ -104,6 +113,7 @@ hyperattn_params multipole_params(const multipole_case *c)
     hyperattn_params params;
     hyperattn_params_init(&params);
     params.method = HYPERATTN_MULTIPOLE;
+    params.strict_causal = c->strict;
     params.leaf_size = c->leaf;
     params.window = c->window;
     params.num_sinks = c->sinks;

@@ -17,6 +17,7 @@ typedef struct multipole_case {
     hyperattn_dtype dtype;
     int ragged;  /* sequences of lengths on either side of what has a past, and an empty one */
     int strided; /* rows lie apart, heads of a row beside each other */
+    int strict;
 } multipole_case;
 
 typedef struct multipole_cases {

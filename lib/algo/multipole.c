@@ -7,8 +7,8 @@
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
-/* Keys from which a past is worth more than attending to it exactly, beside twice the selected
- * ones. */
+/* Keys from which a past is worth more than attending to it exactly, beside three times the
+ * selected ones. */
 #define LEAST_PAST 64
 
 /* What a budget buys at n = 8192. */
@@ -77,7 +77,7 @@ static int doublings(int64_t nk)
     return n;
 }
 
-ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
+ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nq, int64_t nk, int causal)
 {
     preset p = buy(params->budget ? params->budget : DEFAULT_BUDGET, params->private_depth < 0);
     int64_t cell = ha_min(HA_SHORT_STRETCH, (int64_t)p.cell << doublings(nk));
@@ -91,8 +91,9 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
     while (((int64_t)1 << bits) < cell)
         bits++;
     float depth = params->private_depth ? params->private_depth : p.depth;
+    int64_t leaf = params->leaf_size ? params->leaf_size : 256;
     return (ha_recipe){
-        .leaf = params->leaf_size ? params->leaf_size : 256,
+        .leaf = leaf,
         .window = causal ? round_up(window, HA_SHORT_STRETCH) : 0,
         .sinks = ha_min(params->num_sinks, nk),
         .selected = params->num_selected ? params->num_selected : p.selected,
@@ -101,6 +102,8 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal)
         .cell = cell,
         .far_cell = round_up(far_cell, cell),
         .cell_bits = bits,
+        .strict = params->strict_causal,
+        .first = params->strict_causal ? round_up(ha_max(0, nk - nq), leaf) + leaf : 0,
     };
 }
 
@@ -110,7 +113,8 @@ int64_t ha_near_key(const ha_recipe *recipe, int64_t position)
 {
     int64_t leaf = position / recipe->leaf * recipe->leaf;
     int64_t near = ha_max(0, leaf - recipe->window);
-    return near - recipe->sinks <= 2 * recipe->selected + LEAST_PAST ? 0 : near;
+    int64_t least = 3 * recipe->selected + LEAST_PAST;
+    return leaf < recipe->first || near - recipe->sinks <= least ? 0 : near;
 }
 
 static void add_leaf(ha_layout *l, const ha_leaf *leaf, int64_t keys)
@@ -126,7 +130,7 @@ void ha_multipole_leaves(ha_layout *layout, const hyperattn_params *params, int 
 {
     if (!causal)
         return;
-    const ha_recipe recipe = ha_recipe_of(params, layout->nk, causal);
+    const ha_recipe recipe = ha_recipe_of(params, layout->nq, layout->nk, causal);
     int64_t shift = layout->nk - layout->nq; /* of a row's position among the keys */
     int64_t blind = ha_min(layout->nq, ha_max(0, -shift));
     if (blind) {
@@ -164,17 +168,76 @@ int64_t ha_eras_of(const ha_layout *layout, int causal)
     return (n + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH;
 }
 
-ha_era ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number)
+/* Eras of the epoch that begins with era `first`. So a key is expanded a few times in all, however
+ * many there are. */
+static int64_t epoch_length(const ha_layout *layout, int causal, int64_t first)
+{
+    return ha_max(1, causal ? first / 4 : ha_eras_of(layout, causal) / 4);
+}
+
+int64_t ha_epoch_of(const ha_layout *layout, int causal, int64_t number)
+{
+    int64_t first = 0, next = 0;
+    for (; next <= number; next += epoch_length(layout, causal, first))
+        first = next;
+    return first;
+}
+
+static ha_era rows_of_era(const ha_layout *layout, const ha_recipe *recipe, int causal,
+                          int64_t number)
 {
     int64_t start = number * HA_LONG_STRETCH, nk = layout->nk;
     if (!causal)
-        return (ha_era){start, ha_min(HA_LONG_STRETCH, layout->nq - start), nk, nk, nk};
+        return (ha_era){start, ha_min(HA_LONG_STRETCH, layout->nq - start), nk, nk, nk, 0, 0};
     int64_t q0 = row_with_near(layout, recipe, start);
     int64_t nq = ha_max(0, row_with_near(layout, recipe, start + HA_LONG_STRETCH) - q0);
     if (!nq)
-        return (ha_era){q0, 0, start, start, start};
+        return (ha_era){q0, 0, start, start, start, 0, 0};
     int64_t first = q0 + nk - layout->nq, last = first + nq - 1;
-    return (ha_era){q0, nq, start, ha_near_key(recipe, last), ha_near_key(recipe, first)};
+    return (ha_era){q0, nq, start, ha_near_key(recipe, last), ha_near_key(recipe, first), 0, 0};
+}
+
+/* Cells that an era and the next one have in common: those of long stretches. */
+static int64_t kept_between(const ha_layout *layout, int causal, const ha_era *era,
+                            const ha_era *next, int64_t number)
+{
+    int same = ha_epoch_of(layout, causal, number) == ha_epoch_of(layout, causal, number + 1);
+    return same && era->nq && next->nq ? era->old : 0;
+}
+
+ha_era ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number)
+{
+    ha_era era = rows_of_era(layout, recipe, causal, number);
+    if (number > 0) {
+        const ha_era before = rows_of_era(layout, recipe, causal, number - 1);
+        era.fresh = kept_between(layout, causal, &before, &era, number - 1);
+    }
+    if (number + 1 < ha_eras_of(layout, causal)) {
+        const ha_era next = rows_of_era(layout, recipe, causal, number + 1);
+        era.kept = kept_between(layout, causal, &era, &next, number);
+    }
+    return era;
+}
+
+ha_era ha_epoch_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number)
+{
+    int64_t first = ha_epoch_of(layout, causal, number);
+    int64_t end = ha_min(ha_eras_of(layout, causal), first + epoch_length(layout, causal, first));
+    ha_era epoch = {0, 0, 0, 0, 0, 0, 0};
+    for (; first < end; first++) {
+        const ha_era era = rows_of_era(layout, recipe, causal, first);
+        if (epoch.nq == 0)
+            epoch = era;
+        else
+            epoch.nq += era.nq;
+        epoch.end = era.end;
+    }
+    if (recipe->strict && epoch.nq) {
+        int64_t from = ha_max(layout->nq - layout->nk, epoch.q0 - HA_LONG_STRETCH);
+        epoch.nq = epoch.q0 - ha_max(0, from);
+        epoch.q0 -= epoch.nq;
+    }
+    return epoch;
 }
 
 /* ---- bundles --------------------------------------------------------------------------------- */

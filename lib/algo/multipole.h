@@ -7,10 +7,16 @@
  *           cells, every row attends to them exactly
  *
  * Keys are sorted by content in stretches: long ones, once they are complete, short ones until
- * then. Rows whose past has the same complete long stretches form an era; they share one expansion
- * of each cell. Rows of a leaf that resemble each other form a bundle, which shares its selected
- * keys and has an expansion of its own. Without a causal mask all keys are past, an era is a long
- * stretch of rows, and its rows are sorted into bundles as a whole.
+ * then. Rows whose past has the same complete long stretches form an era. Eras that follow each
+ * other, the more the longer their past, form an epoch; its rows share one expansion of each cell.
+ * Rows of a leaf that resemble each other form a bundle, which shares its selected keys and has an
+ * expansion of its own. Without a causal mask all keys are past, an era is a long stretch of rows,
+ * and its rows are sorted into bundles as a whole.
+ *
+ * With strict_causal only earlier rows steer a row. What an epoch's queries are like is told by
+ * rows before it. What a bundle selects and how it expands is told by rows of the leaf before,
+ * which are sorted by content; a row joins, in its turn, the bundle whose earlier rows it resembles
+ * most, of those that have a place left. A leaf without a whole leaf of rows before it has no past.
  */
 #ifndef HA_ALGO_MULTIPOLE_H
 #define HA_ALGO_MULTIPOLE_H
@@ -35,9 +41,11 @@ typedef struct ha_recipe {
     float depth;             /* nats below all that a row sees, down to private keys; 0: none */
     int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
     int cell_bits;           /* cell = 1 << cell_bits */
+    int strict;              /* strict_causal: see below */
+    int64_t first;           /* position of a key; leaves before it have no past */
 } ha_recipe;
 
-ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nk, int causal);
+ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nq, int64_t nk, int causal);
 
 /* Where the leaf of key position `position` begins to be near; 0: it has no past. */
 int64_t ha_near_key(const ha_recipe *recipe, int64_t position);
@@ -45,17 +53,26 @@ int64_t ha_near_key(const ha_recipe *recipe, int64_t position);
 /* Adds the leaves of a causal sequence to a layout that counts them; none without a mask. */
 void ha_multipole_leaves(ha_layout *layout, const hyperattn_params *params, int causal);
 
-/* Rows that share their expansions: [q0, q0 + nq), whose past begins with the long stretches of the
- * keys [0, old), and ends, that of the last rows, at `end`. */
+/* Rows [q0, q0 + nq), whose past begins with the long stretches of the keys [0, old), and ends,
+ * that of the last rows, at `end`. */
 typedef struct ha_era {
     int64_t q0, nq;
     int64_t old, end;
-    int64_t seen; /* the past of its first rows: what steers the era comes from there */
+    int64_t seen;  /* the past of its first rows */
+    int64_t fresh; /* cells of the keys [0, fresh) are those of the era before, */
+    int64_t kept;  /* those of [0, kept) will be the next one's */
 } ha_era;
 
 /* The eras of a sequence, and era `number` of them, whose nq can be 0. */
 int64_t ha_eras_of(const ha_layout *layout, int causal);
 ha_era ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number);
+
+/* The first era of the epoch of era `number`. */
+int64_t ha_epoch_of(const ha_layout *layout, int causal, int64_t number);
+
+/* The rows that tell what the queries of its epoch are like, and the keys [0, seen) that tell what
+ * its keys are. No rows, where the epoch has none. */
+ha_era ha_epoch_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number);
 
 /* Rows in a bundle's leaf or, without a mask, in its stretch: bundles do not cross them. */
 typedef struct ha_bundle {

@@ -274,23 +274,36 @@ static void work_bundle(void *arg, int64_t place, int64_t item, int thread)
     ha_clock_add(call, thread, HA_STAGE_STATE, start);
 }
 
-/* Items of keys of the era's past, all heads of the group after each other. */
-static int64_t count_shares(const void *arg, int64_t place)
+/* Items of keys of an era's past from `first` on, a multiple of SHARED_KEYS: all heads of the group
+ * after each other. */
+static int64_t shares_from(const ha_era *era, int64_t first)
 {
-    const stage *st = arg;
-    const ha_era_at_work at = ha_walk_era(&st->walk, place, 0, st->walk.number);
-    return at.era.nq ? (at.era.end + SHARED_KEYS - 1) / SHARED_KEYS : 0;
+    return era->nq ? (era->end - first + SHARED_KEYS - 1) / SHARED_KEYS : 0;
 }
 
-/* No cell has a gradient yet. */
+static int64_t count_fresh(const void *arg, int64_t place)
+{
+    const stage *st = arg;
+    const ha_era era = ha_walk_era(&st->walk, place, 0, st->walk.number).era;
+    return shares_from(&era, era.fresh);
+}
+
+static int64_t count_done(const void *arg, int64_t place)
+{
+    const stage *st = arg;
+    const ha_era era = ha_walk_era(&st->walk, place, 0, st->walk.number).era;
+    return shares_from(&era, era.kept);
+}
+
+/* New cells have no gradient yet. */
 static void clear_cells(void *arg, int64_t place, int64_t item, int thread)
 {
     const stage *st = arg;
     const ha_cpu_plan *plan = st->walk.call->plan;
     const ha_era_at_work at = ha_walk_era(&st->walk, place, 0, st->walk.number);
     (void)thread;
-    int64_t cell = at.recipe.cell, first = item * SHARED_KEYS / cell;
-    int64_t end = (ha_min(at.era.end, (item + 1) * SHARED_KEYS) + cell - 1) / cell;
+    int64_t cell = at.recipe.cell, key = at.era.fresh + item * SHARED_KEYS, first = key / cell;
+    int64_t end = (ha_min(at.era.end, key + SHARED_KEYS) + cell - 1) / cell;
     for (int64_t head = 0; head < plan->group; head++) {
         ha_column_sums cells = st->b->cells[place * plan->group + head];
         cells.dk += first * cells.ldk;
@@ -299,7 +312,7 @@ static void clear_cells(void *arg, int64_t place, int64_t item, int thread)
     }
 }
 
-/* Shares out the gradients of cells to their keys. */
+/* Shares out the gradients of cells that the next era does not have to their keys. */
 static void share_cells(void *arg, int64_t place, int64_t item, int thread)
 {
     const stage *st = arg;
@@ -310,7 +323,8 @@ static void share_cells(void *arg, int64_t place, int64_t item, int thread)
     for (int64_t head = 0; head < plan->group; head++) {
         const ha_era_at_work at = ha_walk_era(&st->walk, place, head, st->walk.number);
         const ha_column_sums *from = &st->b->cells[place * plan->group + head];
-        int64_t first = item * SHARED_KEYS, end = ha_min(at.era.end, first + SHARED_KEYS);
+        int64_t first = at.era.kept + item * SHARED_KEYS;
+        int64_t end = ha_min(at.era.end, first + SHARED_KEYS);
         for (int64_t x = first; x < end; x++) {
             uint32_t key = *ha_past_keys(at.order, &at.era, x);
             int64_t ahead = ha_min(x + HA_ROWS_AHEAD, end - 1), cell = x / at.recipe.cell;
@@ -331,10 +345,10 @@ void ha_backward_multipole_run(ha_call *call, const ha_backward_multipole *b, co
     ha_walk_begin(&st.walk);
     for (; st.walk.number < eras; st.walk.number++) {
         ha_walk_begin_era(&st.walk);
-        ha_for_items(call, count_shares, clear_cells, &st);
+        ha_for_items(call, count_fresh, clear_cells, &st);
         for (int64_t i = 0; i < call->nheads; i++)
             atomic_init(&b->added[i], 0);
         ha_for_items(call, count_bundles, work_bundle, &st);
-        ha_for_items(call, count_shares, share_cells, &st);
+        ha_for_items(call, count_done, share_cells, &st);
     }
 }

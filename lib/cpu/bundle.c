@@ -20,7 +20,7 @@ ha_bundle_sizes ha_largest_bundle(const ha_cpu_plan *plan)
     ha_bundle_sizes s = {0, 0, 0, 0, 0};
     for (int64_t i = 0; i < plan->nlayouts; i++) {
         int64_t nk = plan->layouts[i].nk;
-        const ha_recipe r = ha_recipe_of(plan->params, nk, plan->problem->causal);
+        const ha_recipe r = ha_recipe_for(plan, &plan->layouts[i]);
         int64_t cells = (nk + r.cell - 1) / r.cell, taken = ha_min(cells, r.candidates);
         s.cells = ha_max(s.cells, cells);
         s.candidates = ha_max(s.candidates, taken);
@@ -49,6 +49,7 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
     w->key_score = ha_carve(c, s.keys + HA_SCORES_PAD, sizeof *w->key_score);
     w->gone = ha_carve(c, s.keys, 1);
     w->selected = ha_carve(c, s.selected, sizeof *w->selected);
+    w->position = ha_carve(c, s.selected, sizeof *w->position);
     w->apart = ha_carve(c, s.selected, sizeof *w->apart);
     w->apart_key = ha_carve(c, s.selected, sizeof *w->apart_key);
     w->apart_score = ha_carve(c, s.selected + HA_SCORES_PAD, sizeof *w->apart_score);
@@ -67,13 +68,19 @@ void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w)
 
 void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_rows *at)
 {
-    int64_t d = plan->problem->head_dim, ld = ha_cells_ldk(plan), found = 0;
+    int64_t d = plan->problem->head_dim, ld = ha_cells_ldk(plan);
     const ha_rows q = ha_rows_at(&at->kh->q, at);
     plan->kernels->f32.load_q(w->q, &q, at->rows, d);
-    memset(w->mean, 0, (size_t)ld * sizeof *w->mean);
     w->nrows = at->rows;
-    for (int64_t i = 0; i < at->rows; i++) {
+    for (int64_t i = 0; i < at->rows; i++)
         w->finite[i] = (uint8_t)ha_is_finite_row(w->q + i * ld, d);
+}
+
+void ha_bundle_mean(const ha_cpu_plan *plan, ha_bundle_work *w)
+{
+    int64_t d = plan->problem->head_dim, ld = ha_cells_ldk(plan), found = 0;
+    memset(w->mean, 0, (size_t)ld * sizeof *w->mean);
+    for (int64_t i = 0; i < w->nrows; i++) {
         found += w->finite[i];
         for (int64_t c = 0; w->finite[i] && c < d; c++)
             w->mean[c] += w->q[i * ld + c];
@@ -145,6 +152,7 @@ static void select_position(ha_bundle_work *w, const ha_order *order, const ha_e
 {
     int32_t place = w->place[position >> r->cell_bits];
     uint32_t key = *ha_past_keys(order, era, position);
+    w->position[w->nselected] = (uint32_t)position;
     w->selected[w->nselected++] = key;
     if (place >= 0) {
         w->gone[place + (position & (r->cell - 1))] = 1;
@@ -154,19 +162,21 @@ static void select_position(ha_bundle_work *w, const ha_order *order, const ha_e
     w->apart_key[w->napart++] = key;
 }
 
-/* Votes that make a key selected: as few as pay, or more where too many keys have them. Those of
- * sinks, which every row attends to anyway, are made HA_BUNDLE_ROWS + 1. */
+/* In place of votes: of sinks, which every row attends to anyway. */
+#define NOT_PRIVATE (HA_BUNDLE_ROWS + 1)
+
+/* Votes that make a key selected: as few as pay, or more where too many keys have them. */
 static int votes_needed(const ha_hits *hits, const ha_order *order, const ha_era *era,
                         const ha_recipe *r, int64_t past)
 {
-    int64_t keys[HA_BUNDLE_ROWS + 2] = {0}, taken = 0; /* keys with so many votes */
-    int least = HA_BUNDLE_ROWS + 1;
+    int64_t keys[NOT_PRIVATE + 1] = {0}, taken = 0; /* keys with so many votes */
+    int least = NOT_PRIVATE;
     for (int64_t first = 0; first < past; first += r->cell) {
         const uint32_t *key = ha_past_keys(order, era, first);
         int64_t n = hits->touched[first >> r->cell_bits] ? ha_min(r->cell, past - first) : 0;
         for (int64_t x = 0; x < n; x++) {
             if (key[x] < r->sinks)
-                hits->votes[first + x] = HA_BUNDLE_ROWS + 1;
+                hits->votes[first + x] = NOT_PRIVATE;
             keys[hits->votes[first + x]]++;
         }
     }
@@ -184,11 +194,24 @@ static void select_hit(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_
     for (int64_t first = 0; first < past; first += r->cell) {
         int64_t end = hits->touched[first >> r->cell_bits] ? ha_min(past, first + r->cell) : 0;
         for (int64_t x = first; x < end; x++)
-            if (hits->votes[x] >= least && hits->votes[x] <= HA_BUNDLE_ROWS)
+            if (hits->votes[x] >= least && hits->votes[x] < NOT_PRIVATE)
                 select_position(w, order, era, r, x);
     }
     ha_hits_keep_below(hits, least, w->nrows);
     score_keys(plan, w, kh, w->apart_key, w->napart, w->apart_score);
+}
+
+void ha_bundle_leave_private(const ha_bundle_work *w, const ha_order *order, const ha_era *era,
+                             const ha_recipe *recipe, ha_hits *hits)
+{
+    for (int64_t h = 0; h < hits->begin[w->nrows]; h++) {
+        uint32_t position = hits->position[h];
+        if ((int64_t)*ha_past_keys(order, era, position) < recipe->sinks)
+            hits->votes[position] = NOT_PRIVATE;
+    }
+    for (int64_t x = 0; x < w->nselected; x++)
+        hits->votes[w->position[x]] = NOT_PRIVATE;
+    ha_hits_keep_below(hits, NOT_PRIVATE, w->nrows);
 }
 
 /* ---- columns --------------------------------------------------------------------------------- */
@@ -298,7 +321,7 @@ void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_
                        const ha_order *order, const ha_cells *cells, const ha_era *era,
                        int64_t past, ha_hits *hits)
 {
-    const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, plan->problem->causal);
+    const ha_recipe r = ha_recipe_for(plan, kh->layout);
     int64_t n = (past + r.cell - 1) / r.cell;
     choose_cells(plan, w, cells, n, r.candidates);
     list_candidates(plan, w, kh, order, era, &r, past);

@@ -37,7 +37,7 @@ typedef struct ha_bundle_work {
     float *apart_score;
     int64_t napart;
     /* results */
-    uint32_t *selected; /* keys */
+    uint32_t *selected, *position; /* keys, and their positions where hits were looked for */
     int64_t nselected;
     ha_columns columns; /* f32 rows: */
     float *column_key, *column_value;
@@ -58,13 +58,20 @@ ha_bundle_sizes ha_largest_bundle(const ha_cpu_plan *plan);
 
 void ha_bundle_carve(ha_carver *c, const ha_cpu_plan *plan, ha_bundle_work *w);
 
-/* Loads the rows and forms their mean. */
+/* Loads rows. */
 void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_rows *at);
+
+/* Forms the mean of the rows that are loaded. */
+void ha_bundle_mean(const ha_cpu_plan *plan, ha_bundle_work *w);
 
 /* Chooses keys and forms columns, of `past` keys. hits: of its rows, of which those are left that
  * are not selected; or NULL. */
 void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_cells *cells, const ha_era *era,
                        int64_t past, ha_hits *hits);
+
+/* Leaves of hits, which other rows have than those that chose, what is not selected. */
+void ha_bundle_leave_private(const ha_bundle_work *w, const ha_order *order, const ha_era *era,
+                             const ha_recipe *recipe, ha_hits *hits);
 
 #endif

@@ -18,7 +18,7 @@ int64_t ha_most_cells(const ha_cpu_plan *plan)
     int64_t most = 0;
     for (int64_t i = 0; i < plan->nlayouts; i++) {
         int64_t nk = plan->layouts[i].nk;
-        const ha_recipe r = ha_recipe_of(plan->params, nk, plan->problem->causal);
+        const ha_recipe r = ha_recipe_for(plan, &plan->layouts[i]);
         most = ha_max(most, (nk + r.cell - 1) / r.cell);
     }
     return most;
@@ -92,19 +92,19 @@ ha_moments ha_expand(const ha_cpu_plan *plan, const ha_expansion *x)
     return m;
 }
 
-/* ---- an era ---------------------------------------------------------------------------------- */
+/* ---- an epoch -------------------------------------------------------------------------------- */
 
 /* Of the rows that are finite, so that a NaN stays in its own row. */
 void ha_cells_mean(const ha_cpu_plan *plan, const ha_cell_sets *sets, int thread,
-                   const ha_key_head *kh, int64_t head, const ha_era *era, float *mean)
+                   const ha_key_head *kh, int64_t head, const ha_era *epoch, float *mean)
 {
     float *rows = sets->threads[thread].rows;
     int64_t d = plan->problem->head_dim, ld = ha_cells_ldk(plan), found = 0;
     ha_rows q = ha_head_rows(&kh->q, head);
     memset(mean, 0, (size_t)ld * sizeof *mean);
-    for (int64_t i = 0; i < era->nq; i += MEAN_ROWS) {
-        int64_t n = ha_min(MEAN_ROWS, era->nq - i);
-        q.first = era->q0 + i;
+    for (int64_t i = 0; i < epoch->nq; i += MEAN_ROWS) {
+        int64_t n = ha_min(MEAN_ROWS, epoch->nq - i);
+        q.first = epoch->q0 + i;
         plan->kernels->f32.load_q(rows, &q, n, d);
         for (int64_t x = 0; x < n; x++) {
             if (!ha_is_finite_row(rows + x * ld, d))

@@ -3,7 +3,7 @@
  * MULTIPOLE's cells: the keys of a cell, weighted as a query r weighs them, become one column,
  *     A = log sum_j exp(s r.k_j)   w = softmax   kt = sum w_j k_j   vt = sum w_j v_j
  * which another query q sees with the score A + s (q - r).kt and the value vt. Here r is the mean
- * query of an era; a bundle moves the cells to its own mean (cpu/bundle.h).
+ * query of an epoch; a bundle moves the cells to its own mean (cpu/bundle.h).
  *
  * There is no second-order term: the variance of keys says nothing of that of scores where keys
  * vary in directions in which queries do not, as rotary embeddings make them.
@@ -16,7 +16,7 @@
 
 /* The cells of an era, as one query head sees them. All scores are log2. */
 typedef struct ha_cells {
-    float *query;    /* r of each era: [eras][ldk] */
+    float *query;    /* r of each epoch, by the number of its first era: [eras][ldk] */
     float *mass;     /* score of a query 0: A - s r.kt; -inf: no key */
     float *key;      /* kt, [cells][ldk] */
     float *value;    /* vt, [cells][ldv] */
@@ -52,9 +52,9 @@ int64_t ha_most_eras(const ha_cpu_plan *plan);
 
 void ha_cells_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_cell_sets *sets);
 
-/* r of an era: the mean of its rows. */
+/* r of an epoch: the mean of its rows. */
 void ha_cells_mean(const ha_cpu_plan *plan, const ha_cell_sets *sets, int thread,
-                   const ha_key_head *kh, int64_t head, const ha_era *era, float *mean);
+                   const ha_key_head *kh, int64_t head, const ha_era *epoch, float *mean);
 
 /* The keys at positions [first, first + n) of a past. */
 typedef struct ha_cell {

@@ -95,7 +95,7 @@ static double pairs_of(const ha_cpu_plan *cpu, const ha_layout *l)
         sum += (double)leaf->nq * (double)(ha_max(0, first) + ha_max(0, last)) / 2;
     }
     if (p->method == HYPERATTN_MULTIPOLE) { /* rows without a past among them */
-        const ha_recipe r = ha_recipe_of(p, l->nk, causal);
+        const ha_recipe r = ha_recipe_of(p, l->nq, l->nk, causal);
         int64_t keys = r.sinks + r.selected + r.candidates + l->nk / r.far_cell;
         sum += (double)l->nq * (double)ha_min(keys, l->nk);
     }

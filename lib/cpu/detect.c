@@ -6,7 +6,7 @@
 
 #include "int64.h"
 
-/* Rows and keys from which an era's directions are found. */
+/* Rows and keys from which an epoch's directions are found. */
 #define SAMPLES 512
 
 /* Standard deviations of the strongest direction that a code spans. */
@@ -23,7 +23,7 @@ typedef struct ha_detect_thread {
 
 int ha_detects(const ha_cpu_plan *plan)
 {
-    return ha_recipe_of(plan->params, plan->max.nk, plan->problem->causal).depth > 0 &&
+    return ha_recipe_for(plan, &plan->max).depth > 0 &&
            plan->problem->head_dim <= HA_BASIS_DIM;
 }
 
@@ -44,7 +44,7 @@ static void carve_thread(ha_carver *c, const ha_cpu_plan *plan, ha_detect_thread
     t->centre = ha_carve(c, k->f32.mr * (ldp + ldk), sizeof(float));
 }
 
-static void carve_directions(ha_carver *c, const ha_cpu_plan *plan, ha_era_basis *directions)
+static void carve_directions(ha_carver *c, const ha_cpu_plan *plan, ha_epoch_basis *directions)
 {
     size_t bytes = ha_k_bytes(&plan->kernels->f32, HA_BASIS, plan->problem->head_dim);
     for (int side = 0; side < 2; side++)
@@ -53,17 +53,17 @@ static void carve_directions(ha_carver *c, const ha_cpu_plan *plan, ha_era_basis
 
 void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_detectors *d)
 {
-    const ha_recipe r = ha_recipe_of(plan->params, plan->max.nk, plan->problem->causal);
+    const ha_recipe r = ha_recipe_for(plan, &plan->max);
     int64_t heads = ha_detects(plan) ? plan->in_flight * plan->group : 0;
     int64_t dim = plan->problem->head_dim;
-    ha_era_basis unused;
+    ha_epoch_basis unused;
     int64_t cells = ha_round_up(ha_most_cells(plan), plan->kernels->f32.nr);
     d->heads = ha_carve(c, heads, sizeof *d->heads);
     for (int64_t i = 0; i < heads; i++) {
         ha_detector none, *det = c->base ? &d->heads[i] : &none;
-        det->eras = ha_carve(c, ha_most_eras(plan), sizeof *det->eras);
+        det->epochs = ha_carve(c, ha_most_eras(plan), sizeof *det->epochs);
         for (int64_t e = 0; e < ha_most_eras(plan); e++)
-            carve_directions(c, plan, c->base ? &det->eras[e] : &unused);
+            carve_directions(c, plan, c->base ? &det->epochs[e] : &unused);
         det->codes = ha_carve(c, cells * ha_code_blocks(&r) * HA_CODE_BLOCK, 1);
         det->boxes = ha_carve(c, cells / HA_CODE_KEYS * 2 * HA_CODE_BLOCK, 1);
         det->columns = ha_carve(c, (int64_t)ha_k_bytes(&plan->kernels->f32, cells, dim), 1);
@@ -89,16 +89,16 @@ static void moments(const ha_cpu_plan *plan, const ha_detect_thread *t, float *s
     }
 }
 
-/* The era's queries, those that are finite. */
+/* The epoch's queries, those that are finite. */
 static int64_t sample_queries(const ha_cpu_plan *plan, const ha_detect_thread *t,
-                              const ha_key_head *kh, int64_t head, const ha_era *era)
+                              const ha_key_head *kh, int64_t head, const ha_era *epoch)
 {
     int64_t d = plan->problem->head_dim, ldk = ha_cells_ldk(plan), found = 0;
-    int64_t step = (era->nq + SAMPLES - 1) / SAMPLES;
+    int64_t step = (epoch->nq + SAMPLES - 1) / SAMPLES;
     ha_rows q = ha_head_rows(&kh->q, head);
-    for (int64_t i = 0; i < era->nq; i += step) {
+    for (int64_t i = 0; i < epoch->nq; i += step) {
         float *row = t->rows + found * ldk;
-        q.first = era->q0 + i;
+        q.first = epoch->q0 + i;
         plan->kernels->f32.load_q(row, &q, 1, d);
         found += ha_is_finite_row(row, d);
     }
@@ -119,16 +119,16 @@ static void centre(const ha_cpu_plan *plan, float *row, int64_t n)
     }
 }
 
-/* Deviations of keys from the mean of their cell, of cells that all rows of the era see, without
+/* Deviations of keys from the mean of their cell, of cells that all rows of the epoch see, without
  * sinks. */
 static int64_t sample_keys(const ha_cpu_plan *plan, const ha_detect_thread *t,
-                           const ha_key_head *kh, const ha_order *order, const ha_era *era,
+                           const ha_key_head *kh, const ha_order *order, const ha_era *epoch,
                            const ha_recipe *r)
 {
     int64_t ldk = ha_cells_ldk(plan), found = 0;
-    int64_t cells = era->seen / r->cell, step = ha_max(1, cells * r->cell / SAMPLES);
+    int64_t cells = epoch->seen / r->cell, step = ha_max(1, cells * r->cell / SAMPLES);
     for (int64_t x = 0; x < cells && found + r->cell <= SAMPLES; x += step) {
-        const uint32_t *keys = ha_past_keys(order, era, x * r->cell);
+        const uint32_t *keys = ha_past_keys(order, epoch, x * r->cell);
         uint32_t index[HA_SHORT_STRETCH];
         int64_t n = 0;
         for (int64_t j = 0; j < r->cell; j++)
@@ -156,19 +156,19 @@ static void pack_directions(const ha_cpu_plan *plan, const ha_detect_thread *t, 
 }
 
 void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                       ha_era_basis *directions, const ha_key_head *kh, int64_t head,
-                       const ha_order *order, const ha_era *era)
+                       ha_epoch_basis *directions, const ha_key_head *kh, int64_t head,
+                       const ha_order *order, const ha_era *epoch)
 {
     const hyperattn_problem *p = plan->problem;
     ha_detect_thread *t = &d->threads[thread];
-    const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, p->causal);
+    const ha_recipe r = ha_recipe_for(plan, kh->layout);
     float scale = p->softmax_scale * HA_LOG2E;
     directions->usable = 0;
-    int64_t n = sample_queries(plan, t, kh, head, era);
+    int64_t n = sample_queries(plan, t, kh, head, epoch);
     if (!n)
         return;
     moments(plan, t, t->c, n);
-    n = sample_keys(plan, t, kh, order, era, &r);
+    n = sample_keys(plan, t, kh, order, epoch, &r);
     if (!n)
         return;
     moments(plan, t, t->m, n);
@@ -202,7 +202,8 @@ void ha_detector_open(const ha_cpu_plan *plan, const ha_detector *det, const ha_
            (size_t)((n + HA_CODE_KEYS - 1) / HA_CODE_KEYS * 2 * HA_CODE_BLOCK));
 }
 
-/* The box of n keys whose numbers i are code[j], as one of its set's. */
+/* The box of n keys whose numbers i are code[j], as one of its set's: three quarters as wide as
+ * that. Hardly a key is at the edges in all directions, and half as many cells are scanned. */
 static void set_box(uint8_t *box, int64_t x, int64_t i, const uint8_t *code, int64_t n)
 {
     uint8_t low = UINT8_MAX, high = 0;
@@ -212,15 +213,15 @@ static void set_box(uint8_t *box, int64_t x, int64_t i, const uint8_t *code, int
     }
     uint8_t middle = (uint8_t)((low + high) / 2);
     *code_at(box, x, i) = middle;
-    *code_at(box + HA_CODE_BLOCK, x, i) = (uint8_t)(high - middle);
+    *code_at(box + HA_CODE_BLOCK, x, i) = (uint8_t)((3 * (high - middle) + 3) / 4);
 }
 
 void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                        const ha_detector *det, const ha_era_basis *directions,
+                        const ha_detector *det, const ha_epoch_basis *directions,
                         const ha_key_head *kh, const ha_cells *cells, const ha_cell *cell)
 {
     const ha_kernels *kernels = plan->kernels;
-    const ha_recipe r = ha_recipe_of(plan->params, kh->layout->nk, plan->problem->causal);
+    const ha_recipe r = ha_recipe_for(plan, kh->layout);
     ha_detect_thread *t = &d->threads[thread];
     int64_t dim = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
     int64_t ldp = ha_round_up(HA_BASIS, kernels->f32.lanes), blocks = ha_code_blocks(&r);

@@ -13,17 +13,17 @@
 #include "algo/basis.h"
 #include "cpu/cells.h"
 
-/* The directions of an era, for one query head. */
-typedef struct ha_era_basis {
+/* The directions of an epoch, for one query head. */
+typedef struct ha_epoch_basis {
     int usable;
     float *packed[2]; /* of queries, of keys */
     float factor;     /* from a key's projection to a code */
     float left;       /* standard deviation of scores that codes leave out, as log2, */
     float size;       /* of queries whose projections are so long */
-} ha_era_basis;
+} ha_epoch_basis;
 
 typedef struct ha_detector {
-    ha_era_basis *eras;
+    ha_epoch_basis *epochs; /* by the number of their first era */
     /* of the era at work: */
     uint8_t *codes; /* of keys: [cells][blocks] */
     uint8_t *boxes; /* that they lie in: see ha_scan */
@@ -54,14 +54,14 @@ int ha_detects(const ha_cpu_plan *plan);
 
 void ha_detectors_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_detectors *d);
 
-/* Finds directions for an era, from its queries and the keys that all its rows see. */
+/* Finds directions for an epoch, from its queries and the keys that all its rows see. */
 void ha_detector_begin(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                       ha_era_basis *directions, const ha_key_head *kh, int64_t head,
-                       const ha_order *order, const ha_era *era);
+                       ha_epoch_basis *directions, const ha_key_head *kh, int64_t head,
+                       const ha_order *order, const ha_era *epoch);
 
 /* Codes of a cell's keys, around its column. */
 void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
-                        const ha_detector *det, const ha_era_basis *directions,
+                        const ha_detector *det, const ha_epoch_basis *directions,
                         const ha_key_head *kh, const ha_cells *cells, const ha_cell *cell);
 
 /* Packs the columns of the n cells from `first` on, which begin a panel, and clears the boxes of

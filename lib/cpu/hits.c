@@ -73,7 +73,7 @@ static void bar_cells(const scan *s, float *by_cell, int64_t n)
 /* By how much a guess may be low: more for a row that is longer than others. */
 static float margin_of(const scan *s, const float *projection)
 {
-    const ha_era_basis *b = s->rows->basis;
+    const ha_epoch_basis *b = s->rows->basis;
     float square = 0;
     for (int64_t c = 0; c < HA_CODE; c++)
         square += projection[c] * projection[c];
@@ -90,7 +90,7 @@ typedef struct row_codes {
  * size: the row has a unit of its own, which is returned. */
 static float encode(const scan *s, const float *projection, int8_t *q)
 {
-    const ha_era_basis *b = s->rows->basis;
+    const ha_epoch_basis *b = s->rows->basis;
     float most = FLT_MIN;
     for (int64_t c = 0; c < HA_CODE; c++)
         most = fabsf(projection[c]) > most ? fabsf(projection[c]) : most;
@@ -101,7 +101,7 @@ static float encode(const scan *s, const float *projection, int8_t *q)
     return unit > FLT_MIN ? unit : FLT_MIN;
 }
 
-/* Rows from `first` on that are scanned together: what by_cell is about, and what is scanned for. */
+/* Rows from `first` on that are scanned together: what by_cell is about, and what is sought. */
 static void begin_rows(const scan *s, const ha_scan *keys, const row_codes *codes, int64_t first)
 {
     const ha_kernels *kernels = s->plan->kernels;
@@ -177,8 +177,7 @@ static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
 
 static scan begin_scan(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows)
 {
-    const ha_recipe r =
-        ha_recipe_of(plan->params, rows->kh->layout->nk, plan->problem->causal);
+    const ha_recipe r = ha_recipe_for(plan, rows->kh->layout);
     scan s = {.plan = plan, .rows = rows, .hits = hits, .recipe = r};
     s.ncells = (rows->past + r.cell - 1) / r.cell;
     s.nsets = (s.ncells + HA_CODE_KEYS - 1) / HA_CODE_KEYS;

@@ -37,7 +37,7 @@ typedef struct ha_scanned {
     const ha_key_head *kh;
     const ha_cells *cells;
     const ha_detector *det;
-    const ha_era_basis *basis;
+    const ha_epoch_basis *basis;
     int64_t past;
     const float *q;         /* rows as f32, [n][ldk] */
     const uint8_t *finite;  /* rows that are not hit nothing */

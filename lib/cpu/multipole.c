@@ -97,13 +97,14 @@ ha_era_at_work ha_walk_era(const ha_bundle_walk *walk, int64_t place, int64_t he
     int causal = plan->problem->causal;
     ha_era_at_work at = {.kh = kh, .head = head, .order = &m->orders.heads[place],
                          .cells = &m->sets.cells[index]};
-    at.recipe = ha_recipe_of(plan->params, kh->layout->nk, causal);
+    at.recipe = ha_recipe_for(plan, kh->layout);
     if (number < ha_eras_of(kh->layout, causal))
         at.era = ha_era_at(kh->layout, &at.recipe, causal, number);
-    at.query = at.cells->query + number * ha_cells_ldk(plan);
+    int64_t epoch = ha_epoch_of(kh->layout, causal, number);
+    at.query = at.cells->query + epoch * ha_cells_ldk(plan);
     if (ha_detects(plan)) {
         at.detector = &m->detectors.heads[index];
-        at.basis = &at.detector->eras[number];
+        at.basis = &at.detector->epochs[epoch];
     }
     return at;
 }
@@ -115,27 +116,30 @@ static int64_t count_eras(const void *arg, int64_t place)
     return ha_eras_of(walk->call->heads[place].layout, plan->problem->causal) * plan->group;
 }
 
-/* What the era's queries are like. */
-static void begin_era(void *arg, int64_t place, int64_t item, int thread)
+/* What the queries of an epoch are like, one item for each of its eras: the first does it. */
+static void begin_epoch(void *arg, int64_t place, int64_t item, int thread)
 {
     const ha_bundle_walk *walk = arg;
     const ha_multipole *m = walk->multipole;
     const ha_cpu_plan *plan = walk->call->plan;
-    const ha_era_at_work at = ha_walk_era(walk, place, item % plan->group, item / plan->group);
+    int causal = plan->problem->causal;
+    int64_t number = item / plan->group;
+    const ha_era_at_work at = ha_walk_era(walk, place, item % plan->group, number);
+    const ha_era epoch = ha_epoch_at(at.kh->layout, &at.recipe, causal, number);
     double start = ha_clock(walk->call);
-    if (at.era.nq == 0)
+    if (number != ha_epoch_of(at.kh->layout, causal, number) || epoch.nq == 0)
         return;
-    ha_cells_mean(plan, &m->sets, thread, at.kh, at.head, &at.era, at.query);
+    ha_cells_mean(plan, &m->sets, thread, at.kh, at.head, &epoch, at.query);
     if (at.detector)
         ha_detector_begin(plan, &m->detectors, thread, at.basis, at.kh, at.head, at.order,
-                          &at.era);
+                          &epoch);
     ha_clock_add(walk->call, thread, HA_STAGE_HASH, start);
 }
 
 void ha_walk_begin(ha_bundle_walk *walk)
 {
     ha_orders_sort(walk->call, &walk->multipole->orders);
-    ha_for_items(walk->call, count_eras, begin_era, walk);
+    ha_for_items(walk->call, count_eras, begin_epoch, walk);
 }
 
 /* ---- cells ----------------------------------------------------------------------------------- */
@@ -151,13 +155,20 @@ static int64_t cells_of(const ha_era_at_work *at)
     return (at->era.end + at->recipe.cell - 1) / at->recipe.cell;
 }
 
+/* The first item of cells that the era before has not left. */
+static int64_t first_item(const ha_cpu_plan *plan, const ha_era_at_work *at)
+{
+    return at->era.fresh / at->recipe.cell / item_cells(plan);
+}
+
 static int64_t count_cells(const void *arg, int64_t place)
 {
     const ha_bundle_walk *walk = arg;
     const ha_cpu_plan *plan = walk->call->plan;
     const ha_era_at_work at = ha_walk_era(walk, place, 0, walk->number);
     int64_t items = (cells_of(&at) + item_cells(plan) - 1) / item_cells(plan);
-    return at.era.nq ? items * plan->group : 0;
+    int any = at.era.nq && at.era.fresh < at.era.end;
+    return any ? (items - first_item(plan, &at)) * plan->group : 0;
 }
 
 static void expand_cells(void *arg, int64_t place, int64_t item, int thread)
@@ -166,7 +177,7 @@ static void expand_cells(void *arg, int64_t place, int64_t item, int thread)
     const ha_multipole *m = walk->multipole;
     const ha_cpu_plan *plan = walk->call->plan;
     const ha_era_at_work at = ha_walk_era(walk, place, item % plan->group, walk->number);
-    int64_t first = item / plan->group * item_cells(plan);
+    int64_t first = (first_item(plan, &at) + item / plan->group) * item_cells(plan);
     int64_t end = ha_min(first + item_cells(plan), cells_of(&at));
     double start = ha_clock(walk->call);
     for (int64_t x = first; x < end; x++) {
@@ -257,10 +268,34 @@ static void find_hits(const ha_bundle_walk *walk, int64_t place, ha_multipole_th
 {
     ha_scanned rows = {
         .kh = b->era.kh, .cells = b->era.cells, .det = b->era.detector, .basis = b->era.basis,
-        .past = b->past, .q = b->work->q, .finite = b->work->finite, .n = b->at.rows,
+        .past = b->past, .q = b->work->q, .finite = b->work->finite, .n = b->work->nrows,
     };
     rows.near = guess_near(walk, place, t, b, rows);
     ha_hits_find(walk->call->plan, &t->hits, &rows);
+}
+
+/* The rows that choose for the bundle: its own or, where later ones steer none, rows of the leaf
+ * before that have the bundle's place in the order by content. */
+static ha_query_rows steering_rows(const ha_walk_bundle *b)
+{
+    const ha_era_at_work *e = &b->era;
+    ha_query_rows at = b->at;
+    if (!e->recipe.strict)
+        return at;
+    at.index = e->order->steering + (at.index - e->order->rows) - e->recipe.leaf;
+    at.rows = HA_BUNDLE_ROWS;
+    return at;
+}
+
+/* The bundle's own rows, behind those that chose for them. */
+static void load_own(const ha_bundle_walk *walk, int64_t place, ha_multipole_thread *t,
+                     const ha_walk_bundle *b)
+{
+    ha_bundle_load(walk->call->plan, b->work, &b->at);
+    if (!b->hits)
+        return;
+    find_hits(walk, place, t, b);
+    ha_bundle_leave_private(b->work, b->era.order, &b->era.era, &b->era.recipe, b->hits);
 }
 
 int ha_walk_open(const ha_bundle_walk *walk, int64_t place, int64_t item, int thread,
@@ -284,13 +319,18 @@ int ha_walk_open(const ha_bundle_walk *walk, int64_t place, int64_t item, int th
     if (walk->with_values || detects)
         begin_rows(walk, place, thread, b);
     double clock = ha_clock(call);
-    ha_bundle_load(plan, b->work, &b->at);
+    const ha_query_rows steering = steering_rows(b);
+    b->hits = detects ? &t->hits : NULL;
+    ha_bundle_load(plan, b->work, &steering);
+    ha_bundle_mean(plan, b->work);
     if (detects)
         find_hits(walk, place, t, b);
     clock = ha_clock_add(call, thread, HA_STAGE_HASH, clock);
-    b->hits = detects ? &t->hits : NULL;
     ha_bundle_columns(plan, b->work, e->kh, e->order, e->cells, &e->era, b->past, b->hits);
-    ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
+    clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
+    if (e->recipe.strict)
+        load_own(walk, place, t, b);
+    ha_clock_add(call, thread, HA_STAGE_HASH, clock);
     return 1;
 }
 

@@ -44,19 +44,20 @@ typedef struct ha_era_at_work {
     const ha_order *order;
     const ha_cells *cells;
     const ha_detector *detector; /* or NULL */
-    ha_era_basis *basis;         /* the same */
+    ha_epoch_basis *basis;         /* the same, of the epoch */
     ha_recipe recipe;
     ha_era era;                  /* without rows, where the sequence has none of this number */
-    float *query;                /* its mean */
+    float *query;                /* the mean of the epoch */
 } ha_era_at_work;
 
 ha_era_at_work ha_walk_era(const ha_bundle_walk *walk, int64_t place, int64_t head,
                            int64_t number);
 
-/* Sorts keys and rows, and finds what the queries of each era are like. */
+/* Sorts keys and rows, and finds what the queries of each epoch are like. */
 void ha_walk_begin(ha_bundle_walk *walk);
 
-/* Expands the cells of the era at work, and gives codes to their keys. */
+/* Expands the cells of the era at work, if it is the era after the last one, and gives codes to
+ * their keys. */
 void ha_walk_begin_era(ha_bundle_walk *walk);
 
 /* Bundles of the era at work of a key head's group: items of a loop. */

@@ -18,7 +18,13 @@ typedef struct ha_order_thread {
     float *norm;      /* |x_i|^2 */
     uint32_t *rank, *scratch;
     float *mean, *direction, *sum;
+    /* of the bundles of a leaf that is sorted by content: */
+    float *centre;    /* means of their rows, [bundles][ld] */
+    float *middle;    /* their |x|^2 */
 } ha_order_thread;
+
+/* Bundles of a leaf. */
+#define MOST_BUNDLES (HA_LONG_STRETCH / HA_BUNDLE_ROWS)
 
 typedef struct stage {
     ha_call *call;
@@ -40,6 +46,8 @@ void ha_orders_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_ord
         o->old = ha_carve(c, plan->max.nk, sizeof *o->old);
         o->young = ha_carve(c, plan->problem->causal ? plan->max.nk : 0, sizeof *o->young);
         o->rows = ha_carve(c, plan->group * plan->max.nq, sizeof *o->rows);
+        if (plan->params->strict_causal)
+            o->steering = ha_carve(c, plan->group * plan->max.nq, sizeof *o->steering);
     }
     orders->threads = ha_carve(c, nthreads, sizeof *orders->threads);
     for (int i = 0; i < nthreads; i++) {
@@ -52,6 +60,10 @@ void ha_orders_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_ord
         t->mean = ha_carve(c, ld, sizeof *t->mean);
         t->direction = ha_carve(c, ld, sizeof *t->direction);
         t->sum = ha_carve(c, ld, sizeof *t->sum);
+        if (plan->params->strict_causal) {
+            t->centre = ha_carve(c, MOST_BUNDLES * ld, sizeof *t->centre);
+            t->middle = ha_carve(c, MOST_BUNDLES, sizeof *t->middle);
+        }
     }
 }
 
@@ -134,21 +146,28 @@ static void halve(const ha_cpu_plan *plan, ha_order_thread *t, uint32_t *index, 
     halve(plan, t, index + half, n - half, run);
 }
 
+/* Rows that are not finite become 0: with them there would be no direction, and no order at all. */
+static void load_rows(const ha_cpu_plan *plan, ha_order_thread *t, const ha_rows *rows, int64_t n)
+{
+    int64_t d = plan->problem->head_dim;
+    const ha_rows x = rows_of(plan, t, NULL);
+    plan->kernels->f32.load_q(t->x, rows, n, d);
+    plan->kernels->dot_rows(t->norm, &x, &x, n, d);
+    for (int64_t i = 0; i < n; i++) {
+        if (isfinite(t->norm[i]))
+            continue;
+        memset(t->x + i * x.stride, 0, (size_t)d * sizeof *t->x);
+        t->norm[i] = 0;
+    }
+}
+
 /* index[0, n) becomes the content order of the n rows, whose first one is `first`. */
 static void sort_rows(const ha_cpu_plan *plan, ha_order_thread *t, const ha_rows *rows, int64_t n,
                       int64_t run, uint32_t *index)
 {
-    int64_t d = plan->problem->head_dim;
-    const ha_rows x = {t->x, row_width(plan), NULL, 0, HYPERATTN_F32};
-    plan->kernels->f32.load_q(t->x, rows, n, d);
-    plan->kernels->dot_rows(t->norm, &x, &x, n, d);
-    for (int64_t i = 0; i < n; i++) {
+    load_rows(plan, t, rows, n);
+    for (int64_t i = 0; i < n; i++)
         index[i] = (uint32_t)i;
-        if (!isfinite(t->norm[i])) { /* else there would be no direction, and no order at all */
-            memset(t->x + i * x.stride, 0, (size_t)d * sizeof *t->x);
-            t->norm[i] = 0;
-        }
-    }
     halve(plan, t, index, n, run);
     for (int64_t i = 0; i < n; i++)
         index[i] += (uint32_t)rows->first;
@@ -162,7 +181,7 @@ static int64_t count_stretches(const void *arg, int64_t place)
     return (st->call->heads[place].layout->nk + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH;
 }
 
-/* A long stretch, and the short ones in it. */
+/* A long stretch, and the short ones in it, where a row's past has them. */
 static void sort_keys(void *arg, int64_t place, int64_t item, int thread)
 {
     const stage *st = arg;
@@ -172,13 +191,15 @@ static void sort_keys(void *arg, int64_t place, int64_t item, int thread)
     ha_order_thread *t = &st->orders->threads[thread];
     double start = ha_clock(st->call);
     int causal = plan->problem->causal;
-    const ha_recipe recipe = ha_recipe_of(plan->params, kh->layout->nk, causal);
+    const ha_recipe recipe = ha_recipe_for(plan, kh->layout);
     int64_t first = item * HA_LONG_STRETCH, end = ha_min(kh->layout->nk, first + HA_LONG_STRETCH);
+    const ha_era era = ha_era_at(kh->layout, &recipe, causal, item);
     ha_rows k = kh->k;
     k.first = first;
-    sort_rows(plan, t, &k, end - first, recipe.cell, order->old + first);
-    for (k.first = first; causal && k.first < end; k.first += HA_SHORT_STRETCH)
-        sort_rows(plan, t, &k, ha_min(HA_SHORT_STRETCH, end - k.first), recipe.cell,
+    if (!causal || end <= ha_near_key(&recipe, kh->layout->nk - 1))
+        sort_rows(plan, t, &k, end - first, recipe.cell, order->old + first);
+    for (; causal && era.nq && k.first < era.end; k.first += HA_SHORT_STRETCH)
+        sort_rows(plan, t, &k, ha_min(HA_SHORT_STRETCH, era.end - k.first), recipe.cell,
                   order->young + k.first);
     ha_clock_add(st->call, thread, HA_STAGE_SORT, start);
 }
@@ -197,6 +218,7 @@ static int64_t count_row_steps(const void *arg, int64_t place)
     return row_steps(st->call->plan, st->call->heads[place].layout) * st->call->plan->group;
 }
 
+/* Where later rows steer none, a leaf without a past steers the one behind it. */
 static void sort_queries(void *arg, int64_t place, int64_t item, int thread)
 {
     const stage *st = arg;
@@ -208,14 +230,81 @@ static void sort_queries(void *arg, int64_t place, int64_t item, int thread)
     if (plan->problem->causal) {
         first = l->leaves[step].q0;
         rows = l->leaves[step].nq;
-        if (!l->leaves[step].partial)
+        if (!l->leaves[step].partial && !plan->params->strict_causal)
             return;
     }
     double start = ha_clock(st->call);
+    const ha_order *order = &st->orders->heads[place];
+    uint32_t *index = plan->params->strict_causal ? order->steering : order->rows;
     ha_rows q = ha_head_rows(&kh->q, head);
     q.first = first;
     sort_rows(plan, &st->orders->threads[thread], &q, rows, HA_BUNDLE_ROWS,
-              st->orders->heads[place].rows + head * l->nq + first);
+              index + head * l->nq + first);
+    ha_clock_add(st->call, thread, HA_STAGE_SORT, start);
+}
+
+/* ---- rows that later ones do not steer ------------------------------------------------------- */
+
+/* Centres of the bundles of the leaf of rows [first, first + n), by its content order. */
+static void find_centres(const ha_cpu_plan *plan, ha_order_thread *t, ha_rows q, int64_t first,
+                         int64_t n, const uint32_t *order)
+{
+    const float share = 1.0f / HA_BUNDLE_ROWS;
+    int64_t d = plan->problem->head_dim, ld = row_width(plan), bundles = n / HA_BUNDLE_ROWS;
+    const ha_rows centres = {t->centre, ld, NULL, 0, HYPERATTN_F32};
+    q.first = first;
+    q.index = NULL;
+    load_rows(plan, t, &q, n);
+    for (int64_t i = 0; i < n; i++)
+        t->rank[i] = order[i] - (uint32_t)first;
+    for (int64_t b = 0; b < bundles; b++) {
+        const ha_rows x = rows_of(plan, t, t->rank + b * HA_BUNDLE_ROWS);
+        memset(t->centre + b * ld, 0, (size_t)ld * sizeof *t->centre);
+        plan->kernels->sum_rows(t->centre + b * ld, &x, &share, 0, HA_BUNDLE_ROWS, d);
+    }
+    plan->kernels->dot_rows(t->middle, &centres, &centres, bundles, d);
+}
+
+/* Each of n rows, in its turn, joins the bundle with the nearest centre that has a place left. */
+static void join_bundles(const ha_cpu_plan *plan, ha_order_thread *t, ha_rows q, int64_t first,
+                         int64_t n, uint32_t *order)
+{
+    int64_t ld = row_width(plan), bundles = (n + HA_BUNDLE_ROWS - 1) / HA_BUNDLE_ROWS;
+    int64_t taken[MOST_BUNDLES] = {0};
+    const ha_rows centres = {t->centre, ld, NULL, 0, HYPERATTN_F32};
+    q.first = first;
+    q.index = NULL;
+    load_rows(plan, t, &q, n);
+    for (int64_t i = 0; i < n; i++) {
+        const ha_scores scores = {t->y, t->x + i * ld, ld, centres, bundles,
+                                  plan->problem->head_dim, 1, -2};
+        int64_t nearest = -1;
+        plan->kernels->score_rows(&scores);
+        for (int64_t b = 0; b < bundles; b++) {
+            int64_t room = ha_min(HA_BUNDLE_ROWS, n - b * HA_BUNDLE_ROWS);
+            t->y[b] += t->middle[b];
+            if (taken[b] < room && (nearest < 0 || t->y[b] < t->y[nearest]))
+                nearest = b;
+        }
+        order[nearest * HA_BUNDLE_ROWS + taken[nearest]++] = (uint32_t)(first + i);
+    }
+}
+
+static void join_leaf(void *arg, int64_t place, int64_t item, int thread)
+{
+    const stage *st = arg;
+    const ha_cpu_plan *plan = st->call->plan;
+    const ha_key_head *kh = &st->call->heads[place];
+    const ha_order *order = &st->orders->heads[place];
+    ha_order_thread *t = &st->orders->threads[thread];
+    int64_t head = item % plan->group, own = head * kh->layout->nq;
+    const ha_leaf *leaf = &kh->layout->leaves[item / plan->group];
+    if (!leaf->partial)
+        return;
+    double start = ha_clock(st->call);
+    const ha_rows q = ha_head_rows(&kh->q, head);
+    find_centres(plan, t, q, leaf[-1].q0, leaf[-1].nq, order->steering + own + leaf[-1].q0);
+    join_bundles(plan, t, q, leaf->q0, leaf->nq, order->rows + own + leaf->q0);
     ha_clock_add(st->call, thread, HA_STAGE_SORT, start);
 }
 
@@ -224,4 +313,6 @@ void ha_orders_sort(ha_call *call, const ha_orders *orders)
     stage st = {call, orders};
     ha_for_items(call, count_stretches, sort_keys, &st);
     ha_for_items(call, count_row_steps, sort_queries, &st);
+    if (call->plan->params->strict_causal)
+        ha_for_items(call, count_row_steps, join_leaf, &st);
 }

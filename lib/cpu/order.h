@@ -14,6 +14,7 @@
 typedef struct ha_order {
     uint32_t *old, *young; /* keys in long and in short stretches: [nk] each */
     uint32_t *rows;        /* [group][nq] */
+    uint32_t *steering;    /* the same by content alone, where later rows steer none */
 } ha_order;
 
 typedef struct ha_orders {
@@ -22,6 +23,11 @@ typedef struct ha_orders {
 } ha_orders;
 
 void ha_orders_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_orders *orders);
+
+static inline ha_recipe ha_recipe_for(const ha_cpu_plan *plan, const ha_layout *layout)
+{
+    return ha_recipe_of(plan->params, layout->nq, layout->nk, plan->problem->causal);
+}
 
 /* Sorts the key heads in flight. */
 void ha_orders_sort(ha_call *call, const ha_orders *orders);

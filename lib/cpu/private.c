@@ -203,8 +203,7 @@ void ha_private_keys(const ha_cpu_plan *plan, const ha_privates *privates, int t
     ha_private_thread *t = &privates->threads[thread];
     int64_t n = bundle->at->rows, d = plan->problem->head_dim, ldk = ha_cells_ldk(plan);
     int64_t ldc = ha_round_up(w->columns.n, kernels->f32.lanes), step = ha_rows_scored(plan);
-    const ha_recipe recipe =
-        ha_recipe_of(plan->params, bundle->at->kh->layout->nk, plan->problem->causal);
+    const ha_recipe recipe = ha_recipe_for(plan, bundle->at->kh->layout);
     lone_row row = {plan, t, bundle, w, &recipe, 0, NULL};
     kernels->f32.pack_k(t->columns, &w->columns.k, w->columns.n, d);
     for (int64_t first = 0; first < n; first += step) {
