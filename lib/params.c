@@ -230,7 +230,8 @@ static hyperattn_status check_target(const hyperattn_params *p)
     if (!(p->target_error >= 0 && p->target_error <= 1))
         return ha_fail(HYPERATTN_EINVAL, "target_error is %g, must be 0..1",
                        (double)p->target_error);
-    if (p->target_error > 0 && p->strict_causal && p->method == HYPERATTN_HYPER)
+    int chosen = p->method == HYPERATTN_HYPER || p->method == HYPERATTN_MULTIPOLE;
+    if (p->target_error > 0 && p->strict_causal && chosen)
         return ha_fail(HYPERATTN_ENOTSUP, "target_error is %g with strict_causal: the choice looks "
                        "at later rows", (double)p->target_error);
     return HYPERATTN_OK;

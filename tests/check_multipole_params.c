@@ -146,6 +146,12 @@ START_TEST(what_is_not_there_is_refused)
     f.params.kappa_cap = 4;
     ck_good(refuses(&f, HYPERATTN_ENOTSUP, "kappa_cap"));
     f.params.kappa_cap = 0;
+    f.problem.causal = f.params.strict_causal = 1;
+    ck_good(accepts(&f));
+    f.params.target_error = 0.1f;
+    ck_good(refuses(&f, HYPERATTN_ENOTSUP, "strict_causal"));
+    f.problem.causal = f.params.strict_causal = 0;
+    f.params.target_error = 0;
     hyperattn_block_mask mask;
     hyperattn_block_mask_init(&mask);
     f.params.block_mask = &mask;
