@@ -107,7 +107,7 @@ START_TEST(gradients_of_private_keys_are_exact)
     multipole_case c = multipole_all.cases[private_cases[_i]];
     c.cell = c.cell && c.cell < 16 ? 16 : c.cell;
     c.far_cell = c.far_cell && c.far_cell < 16 ? 16 : c.far_cell;
-    double most = c.dtype == HYPERATTN_F32 ? 2e-6 : c.dtype == HYPERATTN_F16 ? 5e-4 : 1e-2;
+    double most = c.dtype == HYPERATTN_F32 ? 1.2e-6 : c.dtype == HYPERATTN_F16 ? 4.5e-4 : 1e-2;
     tensors t = filled(&c, FILL_GAUSS);
     hyperattn_params params = multipole_params(&c);
     params.private_depth = 60;
@@ -167,7 +167,8 @@ START_TEST(gradients_of_values_are_forwards_weights)
     hyperattn_params params = multipole_params(c);
     tensors t = filled(c, FILL_GAUSS);
     rng r = rng_new(4);
-    double tolerance = c->dtype == HYPERATTN_F32 ? 2e-6 : dtype_eps(c->dtype);
+    double tolerance = c->dtype == HYPERATTN_F32 ? 6e-7
+                       : c->dtype == HYPERATTN_F16 ? 2e-4 : dtype_eps(c->dtype);
     run_both(&t, &params, NULL);
     for (int probe = 0; probe < (emulated() ? 3 : 24); probe++)
         probe_value(&t, &params, probe, &r, tolerance, c->name);

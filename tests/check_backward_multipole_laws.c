@@ -101,7 +101,7 @@ static void check_unmoved(const tensors *t, const saved *before, operand which, 
             double is = tensors_get(t, which, 0, h, i, c);
             double was = element_get(before->gradient[which - T_DQ],
                                      tensors_at(t, which, 0, h, i) + c, t->full.dtype);
-            ck_assert_msg(fabs(is - was) < 1e-4 * (1 + fabs(was)), "%s: row %lld is %g, was %g",
+            ck_assert_msg(fabs(is - was) < 2e-6 * (1 + fabs(was)), "%s: row %lld is %g, was %g",
                           what, (long long)i, is, was);
         }
 }
@@ -227,9 +227,9 @@ START_TEST(a_row_whose_sum_is_in_doubt_attends_exactly)
     oracle o = oracle_exact(&t);
     grad_oracle g = grad_oracle_of(&t, &p, &o);
     for (int64_t x = 0; x < c.dv; x++)
-        ck_assert_double_eq_tol(tensors_get(&t, T_OUT, 0, 0, 0, x), o.out[x], 1e-5);
-    ck_assert_double_lt(error_of(&t, &g, 1), 0.01); /* an lse of 45000 has no more digits */
-    ck_assert_double_lt(error_of(&t, &g, 2), 0.01);
+        ck_assert_double_eq_tol(tensors_get(&t, T_OUT, 0, 0, 0, x), o.out[x], 2e-7);
+    ck_assert_double_lt(error_of(&t, &g, 1), 0.006); /* an lse of 45000 has no more digits */
+    ck_assert_double_lt(error_of(&t, &g, 2), 0.006);
     grad_oracle_free(&g);
     oracle_free(&o);
     pattern_free(&p);
@@ -239,11 +239,13 @@ END_TEST
 
 /* ---- error ----------------------------------------------------------------------------------- */
 
-/* Keys around some centres, as forward's test has them. */
+/* Keys around some centres, as forward's test has them: without a mask dq is off by .09, dk and dv
+ * by .04 and .03; with it, by .17 and .15. */
 START_TEST(errors_are_small_on_clustered_keys)
 {
     static const char *const names[] = {"dq", "dk", "dv"};
-    static const double most[] = {0.3, 0.3, 0.3};
+    static const double bounds[][3] = {{0.18, 0.07, 0.05}, {0.3, 0.3, 0.3}};
+    const double *most = bounds[_i];
     multipole_case c = {"error", _i ? 3600 : 900, _i ? 3600 : 900, 1, 1, 16, 16, .causal = _i,
                         .sinks = 16};
     hyperattn_params params = multipole_params(&c), hyper = params;
@@ -261,7 +263,7 @@ START_TEST(errors_are_small_on_clustered_keys)
     run(&t, &hyper, 2);
     for (int part = 0; part < 3; part++) {
         double other = error_of(&t, &g, part);
-        ck_assert_msg(error[part] < most[part] && error[part] < other / 3,
+        ck_assert_msg(error[part] < most[part] && error[part] < other / 5,
                       "causal %d: error %g of %s, HyperAttention %g", _i, error[part], names[part],
                       other);
     }

@@ -201,7 +201,7 @@ START_TEST(nan_in_a_query_row_stays_there)
                 tensors_put(&t, T_OUT, 0, 1, bad[s], x,
                             o.out[tensors_row(&t, 0, 1, bad[s]) * c.dv + x]);
             double error = oracle_error(&o, &t);
-            ck_assert_msg(error <= 1.2 * clean + 1e-6, "causal %d, row %lld: error %g, was %g",
+            ck_assert_msg(error <= 1.02 * clean + 1e-6, "causal %d, row %lld: error %g, was %g",
                           causal, (long long)bad[s], error, clean);
             saved_free(&one);
             oracle_free(&o);
@@ -291,7 +291,7 @@ static double error_of(tensors *t, const hyperattn_params *params, const oracle 
     return oracle_error(o, t);
 }
 
-/* Keys around some centres: at the defaults .036 without a mask and .16 with it. */
+/* Keys around some centres: at the defaults .027 without a mask and .15 with it. */
 START_TEST(error_is_small_on_clustered_keys)
 {
     multipole_case c = {"error", _i ? 3600 : 900, _i ? 3600 : 900, 1, 1, 16, 16, .causal = _i,
@@ -304,7 +304,7 @@ START_TEST(error_is_small_on_clustered_keys)
     hyper.min_seq_len = 200;
     double error = error_of(&t, &params, &o), other = error_of(&t, &hyper, &o);
     ck_assert_msg(error < (_i ? 0.2 : 0.05), "error %g", error);
-    ck_assert_msg(error < other / 3, "error %g, HyperAttention %g", error, other);
+    ck_assert_msg(error < other / 5, "error %g, HyperAttention %g", error, other);
     oracle_free(&o);
     tensors_free(&t);
 }
