@@ -38,7 +38,8 @@ AC_DEFUN([_HA_TRY_LINK], [
   AC_MSG_RESULT([$ha_found])
 ])
 
-dnl HA_OPENMP: AC_OPENMP, with its answer as $ha_have_openmp (yes, no, disabled).
+dnl HA_OPENMP: AC_OPENMP, with its answer as $ha_have_openmp (yes, no, disabled). Its pragmas are no
+dnl mistake without it: what they divide runs on one thread then.
 AC_DEFUN([HA_OPENMP], [
   AC_OPENMP
   AS_CASE([$enable_openmp,$ac_cv_prog_c_openmp],
@@ -46,6 +47,8 @@ AC_DEFUN([HA_OPENMP], [
     [*,unsupported], [ha_have_openmp=no],
     [ha_have_openmp=yes
      AC_DEFINE([HAVE_OPENMP], [1], [Define to 1 if the library is built with OpenMP.])])
+  AS_IF([test "$ha_have_openmp" != yes],
+    [HA_APPEND_CFLAGS([WARN_CFLAGS], [-Wno-unknown-pragmas])])
 ])
 
 dnl HA_OPENBLAS: --with-openblas, --without-openblas, default: if it is there. The function probed
