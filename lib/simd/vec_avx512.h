@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "vec_code_x86.h"
 
 #define VLEN 16
 #define MR 6
@@ -185,45 +186,13 @@ static inline vcode vcode_load(const int8_t *q)
     return code;
 }
 
-/* Sixteen sums of 16 bits. */
-typedef __m256i vcode_sums;
-
-static inline vcode_sums vcode_set1(int16_t x) { return _mm256_set1_epi16(x); }
-static inline vcode_sums vcode_adds(vcode_sums a, vcode_sums b)
-{
-    return _mm256_adds_epi16(a, b);
-}
-
-
-static inline vcode_sums vcode_sums_load(const int16_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)p);
-}
-
-static inline void vcode_sums_store(int16_t *p, vcode_sums x)
-{
-    _mm256_storeu_si256((__m256i *)p, x);
-}
-
-static inline vcode_sums vcode_subs(vcode_sums a, vcode_sums b)
-{
-    return _mm256_subs_epi16(a, b);
-}
-
 /* Sixteen numbers as integers, rounded towards zero. */
 static inline vcode_sums vcode_truncate(const vf *x)
 {
     __m512i bits = _mm512_castps_si512(x[0]);
     __m256 low = _mm256_castsi256_ps(_mm512_castsi512_si256(bits));
     __m256 high = _mm256_castsi256_ps(_mm512_extracti64x4_epi64(bits, 1));
-    __m256i all = _mm256_packs_epi32(_mm256_cvttps_epi32(low), _mm256_cvttps_epi32(high));
-    return _mm256_permute4x64_epi64(all, 0xd8);
-}
-
-/* Bit 2 i: whether a_i > b_i. */
-static inline uint32_t vcode_above(vcode_sums a, vcode_sums b)
-{
-    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpgt_epi16(a, b)) & 0x55555555;
+    return vcode_pack(low, high);
 }
 
 /* The products of a block's keys with a code. */
