@@ -171,7 +171,8 @@ HYPERATTN_API void hyperattn_block_mask_init(hyperattn_block_mask *mask);
 /* How it is computed. EXACT reads only method, and seed for hyperattn_measure; AUTO checks the
  * other fields as HYPER does. HYPER ignores what is below MULTIPOLE's comment. MULTIPOLE reads
  * that, num_sinks, window and strict_causal, and ignores the hash, blocks, samples and min_seq_len;
- * kappa_cap and block_mask it does not have: HYPERATTN_ENOTSUP. All read target_error. */
+ * kappa_cap and block_mask it does not have: HYPERATTN_ENOTSUP. It computes sequences of fewer than
+ * 256 query rows as EXACT does. All read target_error. */
 typedef struct hyperattn_params {
     size_t struct_size;
     hyperattn_method method;     /* default HYPERATTN_AUTO */

@@ -123,7 +123,8 @@ static const char *check_rows(const sequence *s)
     for (int64_t row = 0; row < s->layout.nq; row++) {
         const ha_leaf *leaf = leaf_of(s, row);
         int64_t position = row + s->layout.nk - s->layout.nq;
-        int wanted = s->causal ? position >= 0 && leaf && leaf->partial : 1;
+        int wanted = s->causal ? position >= 0 && leaf && leaf->partial
+                               : s->layout.nq >= HA_LEAST_ROWS;
         if (s->causal && !leaf)
             return failure("row %lld is in no leaf", (long long)row);
         if (s->causal && !leaf->partial && leaf->k0 != 0)

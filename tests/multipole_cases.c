@@ -6,7 +6,7 @@ static const multipole_case cases[] = {
     {"default, causal", 1500, 1500, 1, 1, 16, 16, .causal = 1, .sinks = 16},
     {"small leaves", 900, 900, 2, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1, .selected = 8,
      .candidates = 64, .cell = 8, .far_cell = 32},
-    {"more keys", 70, 1300, 1, 1, 24, 16, .selected = 20, .candidates = 128, .cell = 16,
+    {"more keys", 270, 1300, 1, 1, 24, 16, .selected = 20, .candidates = 128, .cell = 16,
      .far_cell = 64},
     {"more queries", 1300, 200, 1, 1, 16, 24, .selected = 3, .candidates = 16, .cell = 8,
      .far_cell = 8},

@@ -168,6 +168,12 @@ static void build_full_mask(builder *b, int64_t nq, int64_t nk)
     end_wave(b);
 }
 
+int ha_layout_is_exact(const ha_layout *layout, const hyperattn_params *params)
+{
+    return params->method == HYPERATTN_EXACT ||
+           (params->method == HYPERATTN_MULTIPOLE && layout->nq < HA_LEAST_ROWS);
+}
+
 void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int causal)
 {
     int64_t nq = layout->nq, nk = layout->nk;
@@ -182,13 +188,13 @@ void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int caus
         layout->wave[0] = 0;
     if (!nq)
         return;
-    if (params->method == HYPERATTN_MULTIPOLE) {
-        ha_multipole_leaves(layout, params, causal);
-        return;
-    }
-    if (params->method == HYPERATTN_EXACT) {
+    if (ha_layout_is_exact(layout, params)) {
         layout->leaf_key0 = 0;
         add_leaf(&b, (ha_leaf){0, nq, 0, 1, 0});
+        return;
+    }
+    if (params->method == HYPERATTN_MULTIPOLE) {
+        ha_multipole_leaves(layout, params, causal);
         return;
     }
     if (causal && b.row0) /* rows that see no key */

@@ -65,6 +65,10 @@ static inline const ha_rect *ha_wave_rects(const ha_layout *layout, int wave, in
     return *n ? &layout->rects[layout->wave[wave]] : NULL;
 }
 
+/* Whether a sequence is exact attention: one leaf of all rows and keys. EXACT, and MULTIPOLE where
+ * there are few rows. */
+int ha_layout_is_exact(const ha_layout *layout, const hyperattn_params *params);
+
 /* Most query rows that one task holds. */
 #define HA_TASK_ROWS 256
 

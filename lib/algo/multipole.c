@@ -165,6 +165,8 @@ static int64_t row_with_near(const ha_layout *layout, const ha_recipe *recipe, i
 int64_t ha_eras_of(const ha_layout *layout, int causal)
 {
     int64_t n = causal ? layout->nk : layout->nq;
+    if (layout->nq < HA_LEAST_ROWS)
+        return 0;
     return (n + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH;
 }
 

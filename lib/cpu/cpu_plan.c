@@ -94,7 +94,8 @@ static double pairs_of(const ha_cpu_plan *cpu, const ha_layout *l)
         int64_t last = ha_leaf_limit(l, leaf, causal, leaf->nq - 1) - leaf->k0;
         sum += (double)leaf->nq * (double)(ha_max(0, first) + ha_max(0, last)) / 2;
     }
-    if (p->method == HYPERATTN_MULTIPOLE) { /* rows without a past among them */
+    /* rows without a past among them */
+    if (p->method == HYPERATTN_MULTIPOLE && !ha_layout_is_exact(l, p)) {
         const ha_recipe r = ha_recipe_of(p, l->nq, l->nk, causal);
         int64_t keys = r.sinks + r.selected + r.candidates + l->nk / r.far_cell;
         sum += (double)l->nq * (double)ha_min(keys, l->nk);

@@ -59,7 +59,7 @@ static int64_t rows_of_group(const ha_cpu_plan *plan, const ha_layout *l)
 
 int ha_few_serves(const ha_cpu_plan *plan, const ha_layout *layout)
 {
-    if (plan->params->method != HYPERATTN_EXACT || !layout->nleaves || layout->nq > HA_TASK_ROWS)
+    if (!ha_layout_is_exact(layout, plan->params) || !layout->nleaves || layout->nq > HA_TASK_ROWS)
         return 0;
     if (is_in_place(layout))
         return plan->group * layout->nq <= MOST_IN_PLACE;

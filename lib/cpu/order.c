@@ -173,12 +173,19 @@ static void sort_rows(const ha_cpu_plan *plan, ha_order_thread *t, const ha_rows
         index[i] += (uint32_t)rows->first;
 }
 
+/* Else nobody reads its orders. */
+static int is_estimated(const stage *st, const ha_layout *l)
+{
+    return ha_eras_of(l, st->call->plan->problem->causal) > 0;
+}
+
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 static int64_t count_stretches(const void *arg, int64_t place)
 {
     const stage *st = arg;
-    return (st->call->heads[place].layout->nk + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH;
+    const ha_layout *l = st->call->heads[place].layout;
+    return is_estimated(st, l) ? (l->nk + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH : 0;
 }
 
 /* A long stretch, and the short ones in it, where a row's past has them. */
@@ -215,7 +222,8 @@ static int64_t row_steps(const ha_cpu_plan *plan, const ha_layout *l)
 static int64_t count_row_steps(const void *arg, int64_t place)
 {
     const stage *st = arg;
-    return row_steps(st->call->plan, st->call->heads[place].layout) * st->call->plan->group;
+    const ha_layout *l = st->call->heads[place].layout;
+    return is_estimated(st, l) ? row_steps(st->call->plan, l) * st->call->plan->group : 0;
 }
 
 /* Where later rows steer none, a leaf without a past steers the one behind it. */
