@@ -10,7 +10,7 @@
 #include "checkmain.h"
 #include "tensors.h"
 
-enum { MARK = 4711, N = 96, D = 8 };
+enum { MARK = 4711, N = 300, D = 8 };
 
 /* A call, and what errno is behind it. */
 #define KEEPS(call)                                                                                \
@@ -118,6 +118,26 @@ static void run(const hyperattn_plan *plan)
     KEEPS((void)hyperattn_plan_workspace(plan, 2));
 }
 
+/* The methods, HyperAttention with its cap too, and MULTIPOLE with more keys than it selects. */
+static void run_methods(hyperattn_ctx *ctx, const hyperattn_params *paper)
+{
+    hyperattn_params hyper = *paper, capped, multipole = *paper;
+    hyper.block_size = hyper.sample_size = 16;
+    capped = hyper;
+    capped.kappa_cap = 4;
+    multipole.method = HYPERATTN_MULTIPOLE;
+    multipole.num_selected = 4;
+    multipole.num_candidates = 16;
+    multipole.cell_size = 8;
+    multipole.far_cell_size = 16;
+    const hyperattn_params *const methods[] = {NULL, &hyper, &capped, &multipole};
+    for (int x = 0; x < COUNT(methods); x++) {
+        hyperattn_plan *plan = plan_of(ctx, methods[x]);
+        run(plan);
+        KEEPS(hyperattn_plan_destroy(plan));
+    }
+}
+
 static void try_everything(void)
 {
     hyperattn_params params;
@@ -131,14 +151,8 @@ static void try_everything(void)
     KEEPS((void)hyperattn_ctx_backend(ctx));
     KEEPS((void)hyperattn_ctx_isa(ctx));
     KEEPS((void)hyperattn_ctx_reason(ctx));
-    params.block_size = params.sample_size = 16;
     fill_inputs();
-    for (int round = 0; round < 3; round++) { /* exact, HyperAttention, the same with its cap */
-        params.kappa_cap = round == 2 ? 4 : 0;
-        hyperattn_plan *plan = plan_of(ctx, round ? &params : NULL);
-        run(plan);
-        KEEPS(hyperattn_plan_destroy(plan));
-    }
+    run_methods(ctx, &params);
     KEEPS((void)hyperattn_last_error());
     KEEPS(hyperattn_ctx_destroy(ctx));
 }

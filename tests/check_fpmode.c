@@ -238,6 +238,62 @@ START_TEST(merge_too)
 }
 END_TEST
 
+/* ---- measure --------------------------------------------------------------------------------- */
+
+enum { MEASURED_HEADS = 2 };
+
+typedef struct measured {
+    hyperattn_report total, per_head[MEASURED_HEADS];
+} measured;
+
+static measured measured_in_mode(const tensors *t, const hyperattn_params *params, int nthreads,
+                                 int mode)
+{
+    measured m;
+    hyperattn_ctx *ctx = ctx_at(NULL, nthreads);
+    hyperattn_plan *plan;
+    hyperattn_report_init(&m.total);
+    hyperattn_report_init(&m.per_head[0]);
+    ck_ok(hyperattn_plan_create(&plan, ctx, &t->problem, params));
+    enter_mode(mode);
+    uint64_t entered = ha_fpmode_get() & MODE_BITS;
+    hyperattn_status status =
+        hyperattn_measure(plan, t->mem[T_Q].data, t->mem[T_K].data, t->mem[T_V].data,
+                          t->mem[T_OUT].data, 300, &m.total, m.per_head);
+    ck_good(leave_mode(entered));
+    ck_ok(status);
+    hyperattn_plan_destroy(plan);
+    hyperattn_ctx_destroy(ctx);
+    return m;
+}
+
+static int same_report(const hyperattn_report *a, const hyperattn_report *b)
+{
+    return a->rel_error == b->rel_error && a->rel_error_low == b->rel_error_low &&
+           a->rel_error_high == b->rel_error_high && a->max_row_error == b->max_row_error &&
+           a->alpha == b->alpha && a->kappa == b->kappa && a->rows_checked == b->rows_checked;
+}
+
+START_TEST(measure_too)
+{
+    const variant v = {"hyper", HYPERATTN_HYPER, .nq = 700, .nk = 700};
+    const hyperattn_params params = variant_params(&v);
+    tensors t = variant_tensors(&v);
+    ck_good(tensors_run(&t, &params, NULL, 1));
+    const measured first = measured_in_mode(&t, &params, 1, 0);
+    ck_assert_double_gt(first.total.rel_error, 0);
+    for (int s = 0; s < (emulated() ? 4 : COUNT(runs)); s++) {
+        const measured m = measured_in_mode(&t, &params, runs[s].nthreads, runs[s].mode);
+        int same = same_report(&m.total, &first.total);
+        for (int h = 0; h < MEASURED_HEADS; h++)
+            same &= same_report(&m.per_head[h], &first.per_head[h]);
+        ck_assert_msg(same, "%d threads, mode %s: another report", runs[s].nthreads,
+                      modes[runs[s].mode].name);
+    }
+    tensors_free(&t);
+}
+END_TEST
+
 int main(void)
 {
     if (emulated())
@@ -246,5 +302,6 @@ int main(void)
     tcase_add_loop_test(topic, bits_depend_neither_on_the_mode_nor_on_threads, 0, COUNT(variants));
     tcase_add_test(topic, the_same_at_lower_levels);
     tcase_add_test(topic, merge_too);
+    tcase_add_test(topic, measure_too);
     return topic_end();
 }

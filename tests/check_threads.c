@@ -40,6 +40,11 @@ static const variant variants[] = {
     {"rounds of short tasks", .method = HYPERATTN_HYPER, .heavy = HYPERATTN_HEAVY_NONE, .block = 1},
     {"capped", .method = HYPERATTN_HYPER, .kappa_cap = 3},
     {"capped causal", .method = HYPERATTN_HYPER, .kappa_cap = 3, .causal = 1},
+    {"multipole", .method = HYPERATTN_MULTIPOLE, .sinks = 5},
+    {"multipole causal", .method = HYPERATTN_MULTIPOLE, .causal = 1, .sinks = 5, .window = 1},
+    {"multipole causal bf16", .method = HYPERATTN_MULTIPOLE, .dtype = HYPERATTN_BF16, .causal = 1,
+     .sinks = 5, .window = 1},
+    {"multipole ragged", .method = HYPERATTN_MULTIPOLE, .causal = 1, .ragged = 1, .window = 1},
 };
 
 static const int64_t cu_seqlens[] = {0, 700, 701, 1101};
@@ -77,6 +82,11 @@ static hyperattn_params variant_params(const variant *v)
     params.window = v->window;
     params.strict_causal = v->strict;
     params.kappa_cap = v->kappa_cap;
+    params.leaf_size = 128;
+    params.num_selected = 8;
+    params.num_candidates = 64;
+    params.cell_size = 8;
+    params.far_cell_size = 32;
     params.seed = 42;
     return params;
 }
