@@ -98,8 +98,8 @@ static const struct argp parser = {
     .parser = parse_measure,
     .children = children,
     .doc = "Compute some rows of each head exactly and say how far an output is from them: "
-           "relative Frobenius error with its 95 % interval, largest error of a row, and the paper's two "
-           "parameters of hardness, alpha and kappa.\v"
+           "relative Frobenius error with its 95 % interval, largest error of a row, and the "
+           "paper's two parameters of hardness, alpha and kappa.\v"
            "The files are those of hyperattn run. The rows are drawn by --seed. "
            "hyperattn_measure(3) says what the figures mean."};
 

@@ -368,8 +368,8 @@ static hyperattn_params estimating(void)
     return params;
 }
 
-/* A chunk of a longer text: all keys before it by MULTIPOLE, its own ones exactly. What the estimate
- * errs by is all that the whole errs by. */
+/* A chunk of a longer text: all keys before it by MULTIPOLE, its own ones exactly. What the
+ * estimate errs by is all that the whole errs by. */
 START_TEST(an_estimate_merges_with_an_exact_part)
 {
     enum { OWN = 300, PAST = 1500 };

@@ -92,7 +92,8 @@ static const char *check_divide(const uint32_t *rank, int64_t n, int64_t half)
         int lower = half <= 0 || half >= n || place_from_below(rank, n, i) < half;
         int64_t *to = lower && half > 0 && half < n ? &low : half > 0 && half < n ? &high : &low;
         if (got[*to] != 5 * i)
-            why = failure("place %lld holds %u, not %lld", (long long)*to, got[*to], 5 * (long long)i);
+            why = failure("place %lld holds %u, not %lld", (long long)*to, got[*to],
+                          5 * (long long)i);
         (*to)++;
     }
     if (!why)

@@ -132,8 +132,8 @@ static int overlap(int64_t a, int64_t na, int64_t b, int64_t nb)
     return na && nb && a < b + nb && b < a + na;
 }
 
-/* Rectangles of a wave run side by side on the arrays of their key head. Those of a mask read keys in
- * their own order, so that they may share some; sorted ones may not. */
+/* Rectangles of a wave run side by side on the arrays of their key head. Those of a mask read keys
+ * in their own order, so that they may share some; sorted ones may not. */
 static const char *check_wave(const laid *x, int64_t first, int64_t end)
 {
     int64_t bounds = 0, tasks = 0;

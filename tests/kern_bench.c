@@ -326,8 +326,8 @@ static void bench_cells(const ha_kernels *table)
                             CELLS_KEYS, CELLS_DIM, CELLS_ROWS, 1}, sum};
     double score = 1e9 * time_of(call_score_rows, &c) / CELLS_KEYS;
     double sums = 1e9 * time_of(call_sum_rows, &c) / CELLS_KEYS;
-    printf("  score_rows of %d rows, dimension %d: %.2f ns a key; sum_rows: %.2f; scan_codes: %.3f\n",
-           CELLS_ROWS, CELLS_DIM, score, sums, scan_ns(table));
+    printf("  score_rows of %d rows, dimension %d: %.2f ns a key; sum_rows: %.2f; "
+           "scan_codes: %.3f\n", CELLS_ROWS, CELLS_DIM, score, sums, scan_ns(table));
 }
 
 void kern_bench(const ha_kernels *table, const char *level)
