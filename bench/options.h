@@ -7,6 +7,7 @@
  *   compare    files_argp, measure_argp
  *   measure    files_argp, problem_argp, params_argp
  *   sweep      measure_argp
+ *   tune       gen_argp, problem_argp
  */
 #ifndef BENCH_OPTIONS_H
 #define BENCH_OPTIONS_H
