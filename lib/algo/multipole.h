@@ -27,8 +27,8 @@
 #define HA_SHORT_STRETCH 128
 #define HA_BUNDLE_ROWS 64
 
-/* Fewer rows than these are computed exactly, however many keys there are: to sort the keys and to
- * expand their cells costs as much as exact attention of some hundred rows, for a single row too. */
+/* Fewer rows than these are computed exactly, however many keys there are: to sort the keys and
+ * to expand their cells costs as much as exact attention of some hundred rows, for one row too. */
 #define HA_LEAST_ROWS 256
 
 /* What a budget may be. */
@@ -67,8 +67,8 @@ typedef struct ha_era {
     int64_t kept;  /* those of [0, kept) will be the next one's */
 } ha_era;
 
-/* The eras of a sequence, none where it is exact (algo/causal.h); and era `number` of them, whose nq
- * can be 0. */
+/* The eras of a sequence, none where it is exact (algo/causal.h); and era `number` of them, whose
+ * nq can be 0. */
 int64_t ha_eras_of(const ha_layout *layout, int causal);
 ha_era ha_era_at(const ha_layout *layout, const ha_recipe *recipe, int causal, int64_t number);
 
