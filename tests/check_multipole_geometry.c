@@ -124,7 +124,7 @@ static const char *check_rows(const sequence *s)
         const ha_leaf *leaf = leaf_of(s, row);
         int64_t position = row + s->layout.nk - s->layout.nq;
         int wanted = s->causal ? position >= 0 && leaf && leaf->partial
-                               : s->layout.nq >= HA_LEAST_ROWS;
+                               : s->layout.estimated;
         if (s->causal && !leaf)
             return failure("row %lld is in no leaf", (long long)row);
         if (s->causal && !leaf->partial && leaf->k0 != 0)
@@ -221,6 +221,7 @@ static void check_epochs(int64_t nq, int64_t nk, int causal, const hyperattn_par
 {
     sequence s = {.params = *params, .layout = {.nq = nq, .nk = nk}, .causal = causal};
     s.recipe = ha_recipe_of(params, nq, nk, causal);
+    ha_layout_build(&s.layout, params, causal);
     int64_t kept = 0, expanded = 0;
     for (int64_t x = 0; x < ha_eras_of(&s.layout, causal); x++) {
         const ha_era era = ha_era_at(&s.layout, &s.recipe, causal, x);

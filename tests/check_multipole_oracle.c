@@ -15,7 +15,7 @@
 static const multipole_case long_cases[] = {
     {"eras", 4500, 4500, 1, 1, 16, 16, .causal = 1, .leaf = 256, .window = 1, .sinks = 16,
      .selected = 16, .candidates = 128, .cell = 32, .far_cell = 256},
-    {"defaults, causal", 2900, 2900, 1, 1, 16, 20, .causal = 1, .sinks = 16},
+    {"defaults, causal", 4200, 4200, 1, 1, 16, 20, .causal = 1, .sinks = 16},
     {"defaults", 500, 3500, 2, 1, 16, 16, .sinks = 16},
     {"no private keys", 1500, 1500, 4, 2, 24, 40, .causal = 1, .leaf = 128, .window = 200,
      .sinks = 5, .selected = 64, .candidates = 256, .depth = -1, .cell = 32, .far_cell = 128},
@@ -27,6 +27,10 @@ static const multipole_case long_cases[] = {
      .selected = 100, .candidates = 64, .cell = 8, .far_cell = 1 << 20},
     {"bf16", 1600, 1600, 2, 1, 64, 64, .causal = 1, .leaf = 256, .window = 1, .sinks = 16,
      .selected = 32, .candidates = 128, .cell = 32, .far_cell = 128, .dtype = HYPERATTN_BF16},
+    {"eras of an epoch", 3900, 20700, 1, 1, 8, 8, .causal = 1, .leaf = 512, .window = 1,
+     .sinks = 16, .selected = 64, .candidates = 128, .cell = 64, .far_cell = 1024},
+    {"strict, eras of an epoch", 3900, 20700, 1, 1, 8, 8, .causal = 1, .leaf = 512, .window = 1,
+     .sinks = 16, .selected = 64, .candidates = 128, .cell = 64, .far_cell = 1024, .strict = 1},
 };
 
 static tensors filled(const multipole_case *c, fill kind)

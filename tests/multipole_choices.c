@@ -25,17 +25,20 @@ static int64_t *copy_order(const ha_walk_bundle *b)
     return to;
 }
 
-static bundle_choices choices_of(const ha_walk_bundle *b, int64_t nheads)
+static bundle_choices choices_of(const ha_bundle_walk *walk, const ha_walk_bundle *b)
 {
+    const hyperattn_problem *p = walk->call->plan->problem;
+    const ha_era epoch = ha_epoch_at(b->era.kh->layout, &b->era.recipe, p->causal, walk->number);
     const ha_bundle_work *w = b->work;
     const ha_hits *hits = b->hits;
     int64_t head = b->era.kh->query0 + b->era.head;
     bundle_choices c = {
-        .b = head / nheads, .h = head % nheads,
-        .era_row0 = b->era.era.q0, .nera = b->era.era.nq,
-        .nrows = b->at.rows, .past = b->past,
+        .b = head / p->nheads, .h = head % p->nheads,
+        .epoch_row0 = epoch.q0, .nepoch = epoch.nq,
+        .nrows = b->at.rows, .nsteering = b->steering.rows, .past = b->past,
         .ncandidates = w->ncandidates, .nselected = w->nselected,
         .rows = copy(b->at.index, b->at.rows),
+        .steering = copy(b->steering.index, b->steering.rows),
         .keys = copy_order(b),
         .candidates = copy(w->candidates, w->ncandidates),
         .selected = copy(w->selected, w->nselected),
@@ -61,7 +64,7 @@ int __wrap_ha_walk_open(const ha_bundle_walk *walk, int64_t place, int64_t item,
     if ((taken->n & (taken->n - 1)) == 0) /* room for the next power of two */
         taken->bundles = realloc(taken->bundles,
                                  (size_t)(2 * taken->n + 1) * sizeof *taken->bundles);
-    taken->bundles[taken->n++] = choices_of(b, walk->call->plan->problem->nheads);
+    taken->bundles[taken->n++] = choices_of(walk, b);
     return any;
 }
 
@@ -80,6 +83,7 @@ void multipole_choices_free(multipole_choices *c)
 {
     for (int64_t x = 0; x < c->n; x++) {
         free(c->bundles[x].rows);
+        free(c->bundles[x].steering);
         free(c->bundles[x].keys);
         free(c->bundles[x].candidates);
         free(c->bundles[x].selected);

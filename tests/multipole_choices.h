@@ -13,9 +13,10 @@
 /* Rows that share their selected keys and columns. */
 typedef struct bundle_choices {
     int64_t b, h;             /* sequence and query head */
-    int64_t era_row0, nera;   /* rows of the era, whose mean query cells are expanded around */
-    int64_t nrows, past, ncandidates, nselected;
+    int64_t epoch_row0, nepoch; /* rows whose mean query cells are expanded around */
+    int64_t nrows, nsteering, past, ncandidates, nselected;
     int64_t *rows;            /* [nrows] */
+    int64_t *steering;        /* [nsteering]: rows whose mean query columns are expanded around */
     int64_t *keys;            /* [past]: the key at each position of the past */
     int64_t *candidates;      /* cells that the bundle expands around its own mean query */
     int64_t *selected;        /* keys */

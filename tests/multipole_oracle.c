@@ -354,8 +354,8 @@ static bundle_model model_bundle(head *one, multipole_model *all, const bundle_c
                       .doubt = zeros(past, sizeof *m.doubt)};
     forming f = {.one = one, .c = c, .m = &m, .cell = r->cell, .ncells = ncells,
                  .log = zeros(past, sizeof *f.log), .gone = zeros(past, 1)};
-    f.by_era = score_keys(&f, mean_query(&one->x, NULL, c->era_row0, c->nera));
-    f.by_rows = score_keys(&f, mean_query(&one->x, c->rows, 0, c->nrows));
+    f.by_era = score_keys(&f, mean_query(&one->x, NULL, c->epoch_row0, c->nepoch));
+    f.by_rows = score_keys(&f, mean_query(&one->x, c->steering, 0, c->nsteering));
     mark_gone(&f);
     form_columns(&f, all, r->far_cell);
     all->columns += m.ncolumns;
@@ -375,7 +375,8 @@ multipole_model multipole_model_of(const tensors *t, const hyperattn_params *par
     multipole_model all = {.bundles = zeros(c->n, sizeof *all.bundles), .n = c->n,
                            .sinks = params->num_sinks};
     for (int64_t b = 0; b < t->full.batch; b++) {
-        const ha_recipe r = ha_recipe_of(params, tensors_nrows(t, T_K, b), t->full.causal);
+        const ha_recipe r = ha_recipe_of(params, tensors_nrows(t, T_Q, b),
+                                         tensors_nrows(t, T_K, b), t->full.causal);
         for (int64_t h = 0; h < t->full.nheads; h++) {
             head one = head_new(t, b, h, r.sinks);
             for (int64_t x = 0; x < c->n; x++)

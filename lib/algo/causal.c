@@ -168,12 +168,6 @@ static void build_full_mask(builder *b, int64_t nq, int64_t nk)
     end_wave(b);
 }
 
-int ha_layout_is_exact(const ha_layout *layout, const hyperattn_params *params)
-{
-    return params->method == HYPERATTN_EXACT ||
-           (params->method == HYPERATTN_MULTIPOLE && layout->nq < HA_LEAST_ROWS);
-}
-
 void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int causal)
 {
     int64_t nq = layout->nq, nk = layout->nk;
@@ -184,6 +178,8 @@ void ha_layout_build(ha_layout *layout, const hyperattn_params *params, int caus
     layout->nrects = layout->nleaves = layout->nwaves = 0;
     layout->leaf_key0 = b.key0;
     layout->leaf_classes = 1;
+    layout->estimated = params->method == HYPERATTN_MULTIPOLE &&
+                        ha_has_past(layout, params, causal);
     if (layout->wave)
         layout->wave[0] = 0;
     if (!nq)

@@ -38,6 +38,7 @@ typedef struct ha_leaf {
 
 typedef struct ha_layout {
     int64_t nq, nk;
+    int estimated;        /* MULTIPOLE: some rows have a past; else it is exact attention */
     int64_t leaf_key0;    /* first key that a leaf may need */
     int64_t nrects, nleaves;
     int nwaves;
@@ -65,9 +66,12 @@ static inline const ha_rect *ha_wave_rects(const ha_layout *layout, int wave, in
     return *n ? &layout->rects[layout->wave[wave]] : NULL;
 }
 
-/* Whether a sequence is exact attention: one leaf of all rows and keys. EXACT, and MULTIPOLE where
- * there are few rows. */
-int ha_layout_is_exact(const ha_layout *layout, const hyperattn_params *params);
+/* Whether a sequence is exact attention: one leaf of all rows and keys. */
+static inline int ha_layout_is_exact(const ha_layout *layout, const hyperattn_params *params)
+{
+    return params->method == HYPERATTN_EXACT ||
+           (params->method == HYPERATTN_MULTIPOLE && !layout->estimated);
+}
 
 /* Most query rows that one task holds. */
 #define HA_TASK_ROWS 256

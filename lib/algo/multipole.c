@@ -109,12 +109,25 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nq, int64_t nk, i
 
 /* ---- leaves ---------------------------------------------------------------------------------- */
 
+/* Whether to estimate so many keys is worth it. */
+static int is_worth(const ha_recipe *recipe, int64_t keys)
+{
+    return keys - recipe->sinks > 3 * recipe->selected + LEAST_PAST;
+}
+
 int64_t ha_near_key(const ha_recipe *recipe, int64_t position)
 {
     int64_t leaf = position / recipe->leaf * recipe->leaf;
     int64_t near = ha_max(0, leaf - recipe->window);
-    int64_t least = 3 * recipe->selected + LEAST_PAST;
-    return leaf < recipe->first || near - recipe->sinks <= least ? 0 : near;
+    return leaf >= recipe->first && is_worth(recipe, near) ? near : 0;
+}
+
+int ha_has_past(const ha_layout *layout, const hyperattn_params *params, int causal)
+{
+    const ha_recipe r = ha_recipe_of(params, layout->nq, layout->nk, causal);
+    if (layout->nq < HA_LEAST_ROWS)
+        return 0;
+    return causal ? ha_near_key(&r, layout->nk - 1) > 0 : is_worth(&r, layout->nk);
 }
 
 static void add_leaf(ha_layout *l, const ha_leaf *leaf, int64_t keys)
@@ -165,9 +178,7 @@ static int64_t row_with_near(const ha_layout *layout, const ha_recipe *recipe, i
 int64_t ha_eras_of(const ha_layout *layout, int causal)
 {
     int64_t n = causal ? layout->nk : layout->nq;
-    if (layout->nq < HA_LEAST_ROWS)
-        return 0;
-    return (n + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH;
+    return layout->estimated ? (n + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH : 0;
 }
 
 /* Eras of the epoch that begins with era `first`. So a key is expanded a few times in all, however

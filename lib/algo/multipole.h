@@ -54,6 +54,10 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nq, int64_t nk, i
 /* Where the leaf of key position `position` begins to be near; 0: it has no past. */
 int64_t ha_near_key(const ha_recipe *recipe, int64_t position);
 
+/* Whether a sequence's last rows have a past. Where there are few rows none has one, nor where all
+ * pasts are short. */
+int ha_has_past(const ha_layout *layout, const hyperattn_params *params, int causal);
+
 /* Adds the leaves of a causal sequence to a layout that counts them; none without a mask. */
 void ha_multipole_leaves(ha_layout *layout, const hyperattn_params *params, int causal);
 

@@ -11,17 +11,10 @@ static void carve_wave(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_s
     ha_wave_carve(c, plan, &s->wave);
 }
 
-/* Whether any sequence is estimated by MULTIPOLE. */
-static int has_multipole(const ha_cpu_plan *plan)
-{
-    return plan->params->method == HYPERATTN_MULTIPOLE &&
-           !ha_layout_is_exact(&plan->max, plan->params);
-}
-
 /* Row states between waves, and between leaves and their past. */
 static void carve_states(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s)
 {
-    int kept = (plan->max.nwaves || has_multipole(plan)) && plan->max.nleaves;
+    int kept = (plan->max.nwaves || plan->max.estimated) && plan->max.nleaves;
     s->states = ha_carve(c, plan->in_flight, sizeof *s->states);
     for (int64_t i = 0; i < plan->in_flight; i++) {
         ha_states none;
@@ -42,7 +35,7 @@ void ha_stages_carve_forward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *s
         ha_exact_carve(c, plan, nthreads, 1, &s->exact);
         ha_few_carve(c, plan, nthreads, &s->few);
     }
-    if (has_multipole(plan))
+    if (plan->max.estimated)
         ha_multipole_carve(c, plan, nthreads, &s->multipole);
 }
 
@@ -56,7 +49,7 @@ void ha_stages_carve_backward(ha_carver *c, const ha_cpu_plan *plan, ha_stages *
     }
     if (plan->max.nleaves)
         ha_backward_exact_carve(c, plan, nthreads, &s->backward_exact);
-    if (has_multipole(plan))
+    if (plan->max.estimated)
         ha_backward_multipole_carve(c, plan, nthreads, &s->backward_multipole);
 }
 
@@ -105,7 +98,7 @@ void ha_stages_forward(ha_call *call, ha_stages *s)
         ha_few_forward(call, &s->few);
         ha_exact_forward(call, &s->exact, s->states);
     }
-    if (has_multipole(call->plan))
+    if (call->plan->max.estimated)
         ha_multipole_forward(call, &s->multipole, s->states);
 }
 
@@ -121,7 +114,7 @@ void ha_stages_backward(ha_call *call, ha_stages *s)
     }
     if (call->plan->max.nleaves)
         ha_backward_exact_run(call, &s->backward_exact, s->sums);
-    if (has_multipole(call->plan))
+    if (call->plan->max.estimated)
         ha_backward_multipole_run(call, &s->backward_multipole, s->sums);
     ha_sums_finish(call, s->sums, s->factors);
 }

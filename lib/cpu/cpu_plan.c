@@ -46,6 +46,7 @@ static void keep_largest(ha_layout *max, const ha_layout *l)
     max->nk = ha_max(max->nk, l->nk);
     max->nleaves = ha_max(max->nleaves, l->nleaves);
     max->nwaves = (int)ha_max(max->nwaves, l->nwaves);
+    max->estimated |= l->estimated;
     max->max_rects = ha_max(max->max_rects, l->max_rects);
     max->max_bounds = ha_max(max->max_bounds, l->max_bounds);
     max->max_tasks = ha_max(max->max_tasks, l->max_tasks);

@@ -319,9 +319,9 @@ int ha_walk_open(const ha_bundle_walk *walk, int64_t place, int64_t item, int th
     if (walk->with_values || detects)
         begin_rows(walk, place, thread, b);
     double clock = ha_clock(call);
-    const ha_query_rows steering = steering_rows(b);
     b->hits = detects ? &t->hits : NULL;
-    ha_bundle_load(plan, b->work, &steering);
+    b->steering = steering_rows(b);
+    ha_bundle_load(plan, b->work, &b->steering);
     ha_bundle_mean(plan, b->work);
     if (detects)
         find_hits(walk, place, t, b);

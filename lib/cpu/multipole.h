@@ -67,6 +67,7 @@ int64_t ha_walk_bundles(const ha_bundle_walk *walk, int64_t place);
 typedef struct ha_walk_bundle {
     ha_era_at_work era;
     ha_query_rows at;
+    ha_query_rows steering; /* rows that choose for them: themselves, if not strict_causal */
     int64_t past;
     ha_bundle_work *work;
     ha_hits *hits; /* that become private keys; NULL: nothing looked for them */

@@ -173,19 +173,13 @@ static void sort_rows(const ha_cpu_plan *plan, ha_order_thread *t, const ha_rows
         index[i] += (uint32_t)rows->first;
 }
 
-/* Else nobody reads its orders. */
-static int is_estimated(const stage *st, const ha_layout *l)
-{
-    return ha_eras_of(l, st->call->plan->problem->causal) > 0;
-}
-
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 static int64_t count_stretches(const void *arg, int64_t place)
 {
     const stage *st = arg;
     const ha_layout *l = st->call->heads[place].layout;
-    return is_estimated(st, l) ? (l->nk + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH : 0;
+    return l->estimated ? (l->nk + HA_LONG_STRETCH - 1) / HA_LONG_STRETCH : 0;
 }
 
 /* A long stretch, and the short ones in it, where a row's past has them. */
@@ -223,7 +217,7 @@ static int64_t count_row_steps(const void *arg, int64_t place)
 {
     const stage *st = arg;
     const ha_layout *l = st->call->heads[place].layout;
-    return is_estimated(st, l) ? row_steps(st->call->plan, l) * st->call->plan->group : 0;
+    return l->estimated ? row_steps(st->call->plan, l) * st->call->plan->group : 0;
 }
 
 /* Where later rows steer none, a leaf without a past steers the one behind it. */
