@@ -8,6 +8,10 @@
 /* Standard deviations of what codes leave out by which a guess may be low. */
 #define MARGIN 2
 
+/* The part of a past that a row may hit, and hits that it may have anyway. */
+#define ROOM_PART 16
+#define LEAST_ROOM 128
+
 void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits)
 {
     const ha_arith *f32 = &plan->kernels->f32;
@@ -123,13 +127,20 @@ static void begin_rows(const scan *s, const ha_scan *keys, const row_codes *code
     bar_cells(s, by_cell, keys->rows);
 }
 
-/* By how much a row's least score is raised while too much is found: a large step would leave out
- * keys that there is room for. */
+/* Hits that a row may have. One that wants more than a small part of its past is better served by
+ * columns for the least of them: its keys are many, and of little weight each. */
+static int64_t room_for(int64_t past)
+{
+    return ha_min(HA_MOST_HITS, ha_max(LEAST_ROOM, past / ROOM_PART));
+}
+
+/* By how much a row's least score is raised at least while too much is found: a large step would
+ * leave out keys that there is room for. */
 #define SMALL_STEP 0.5f
 #define SMALL_STEPS 16
 
-/* Scans row i of them again while it hits more than there is room for: scores may be of any
- * size. */
+/* Scans row i of them again while it hits more than there is room for: the more the sooner it had
+ * so many. Scores may be of any size. */
 static void scan_again(const scan *s, const ha_scan *all, int64_t i)
 {
     ha_scan one = *all;
@@ -143,7 +154,8 @@ static void scan_again(const scan *s, const ha_scan *all, int64_t i)
     one.found += i;
     float step = SMALL_STEP;
     for (int times = 1; *one.found == one.room; times++) {
-        least += step;
+        float scanned = (float)((one.hit[one.room - 1] >> s->slot_bits) + 1) / (float)s->ncells;
+        least += step - log2f(scanned);
         step *= times < SMALL_STEPS ? 1 : 2;
         s->plan->kernels->scan_codes(&one);
     }
@@ -160,15 +172,15 @@ static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
         .codes = s->rows->det->codes, .boxes = s->rows->det->boxes, .nsets = s->nsets,
         .blocks = ha_code_blocks(&s->recipe), .rows = (int)n, .q = q, .score = hits->by_cell,
         .least = least, .unit = unit, .scale = s->scale, .hit = hits->found,
-        .room = HA_MOST_HITS, .found = found,
+        .room = room_for(s->rows->past), .found = found,
     };
     begin_rows(s, &keys, &codes, first);
     s->plan->kernels->scan_codes(&keys);
     for (int64_t i = 0; i < n; i++) {
-        if (found[i] == HA_MOST_HITS)
+        if (found[i] == keys.room)
             scan_again(s, &keys, i);
         hits->begin[first + i] = kept;
-        kept = keep(s, hits->found + i * HA_MOST_HITS, found[i], kept);
+        kept = keep(s, hits->found + i * keys.room, found[i], kept);
     }
     return kept;
 }
