@@ -8,9 +8,8 @@
 /* Standard deviations of what codes leave out by which a guess may be low. */
 #define MARGIN 2
 
-/* The part of a past that a row may hit, and hits that it may have anyway. */
-#define ROOM_PART 16
-#define LEAST_ROOM 128
+/* Hits that a row may have, however short its past. */
+#define LEAST_ROOM 64
 
 void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits)
 {
@@ -127,13 +126,6 @@ static void begin_rows(const scan *s, const ha_scan *keys, const row_codes *code
     bar_cells(s, by_cell, keys->rows);
 }
 
-/* Hits that a row may have. One that wants more than a small part of its past is better served by
- * columns for the least of them: its keys are many, and of little weight each. */
-static int64_t room_for(int64_t past)
-{
-    return ha_min(HA_MOST_HITS, ha_max(LEAST_ROOM, past / ROOM_PART));
-}
-
 /* By how much a row's least score is raised at least while too much is found: a large step would
  * leave out keys that there is room for. */
 #define SMALL_STEP 0.5f
@@ -172,7 +164,8 @@ static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
         .codes = s->rows->det->codes, .boxes = s->rows->det->boxes, .nsets = s->nsets,
         .blocks = ha_code_blocks(&s->recipe), .rows = (int)n, .q = q, .score = hits->by_cell,
         .least = least, .unit = unit, .scale = s->scale, .hit = hits->found,
-        .room = room_for(s->rows->past), .found = found,
+        .room = ha_min(HA_MOST_HITS, LEAST_ROOM + s->rows->past / s->recipe.part),
+        .found = found,
     };
     begin_rows(s, &keys, &codes, first);
     s->plan->kernels->scan_codes(&keys);
