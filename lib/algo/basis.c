@@ -34,14 +34,26 @@ static int cholesky(float *c, int64_t d)
     return 1;
 }
 
-/* out = a b, [n][k] by [k][m]. */
-static void multiply(float *out, const float *a, const float *b, int64_t n, int64_t k, int64_t m)
+/* out = a b, [d][d] both. */
+static void multiply(float *out, const float *a, const float *b, int64_t d)
 {
-    memset(out, 0, (size_t)(n * m) * sizeof *out);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t x = 0; x < k; x++)
-            for (int64_t j = 0; j < m; j++)
-                out[i * m + j] += a[i * k + x] * b[x * m + j];
+    memset(out, 0, (size_t)(d * d) * sizeof *out);
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t x = 0; x < d; x++)
+            for (int64_t j = 0; j < d; j++)
+                out[i * d + j] += a[i * d + x] * b[x * d + j];
+}
+
+/* out = a v, [d][d] by [d][R]. */
+static void multiply_columns(float *out, const float *a, const float *v, int64_t d)
+{
+    for (int64_t i = 0; i < d; i++) {
+        float sum[R] = {0};
+        for (int64_t x = 0; x < d; x++)
+            for (int j = 0; j < R; j++)
+                sum[j] += a[i * d + x] * v[x * R + j];
+        memcpy(out + i * R, sum, sizeof sum);
+    }
 }
 
 /* t = L' m L; below is L without what lies above its diagonal. */
@@ -51,7 +63,7 @@ static void whiten(float *t, float *below, float *product, const float *c, const
     for (int64_t i = 0; i < d; i++)
         for (int64_t j = 0; j < d; j++)
             below[i * d + j] = j <= i ? c[i * d + j] : 0;
-    multiply(product, m, below, d, d, d);
+    multiply(product, m, below, d);
     memset(t, 0, (size_t)(d * d) * sizeof *t);
     for (int64_t x = 0; x < d; x++)
         for (int64_t i = 0; i <= x; i++)
@@ -59,18 +71,25 @@ static void whiten(float *t, float *below, float *product, const float *c, const
                 t[i * d + j] += below[x * d + i] * product[x * d + j];
 }
 
+/* Takes out of column j of v what it has of those before it, which are orthonormal. */
+static void project_out(float *v, int64_t d, int64_t j)
+{
+    float dot[R] = {0};
+    for (int64_t i = 0; i < d; i++)
+        for (int k = 0; k < R; k++)
+            dot[k] += v[i * R + j] * v[i * R + k];
+    for (int64_t i = 0; i < d; i++)
+        for (int64_t k = 0; k < j; k++)
+            v[i * R + j] -= dot[k] * v[i * R + k];
+}
+
 /* The columns of v, [d][R], become orthonormal; those that vanish become zero. */
 static void orthonormalize(float *v, int64_t d)
 {
     for (int64_t j = 0; j < R; j++) {
-        for (int64_t k = 0; k < j; k++) {
-            float dot = 0;
-            for (int64_t i = 0; i < d; i++)
-                dot += v[i * R + j] * v[i * R + k];
-            for (int64_t i = 0; i < d; i++)
-                v[i * R + j] -= dot * v[i * R + k];
-        }
         float length = 0;
+        project_out(v, d, j);
+        project_out(v, d, j); /* and what rounding has left of that */
         for (int64_t i = 0; i < d; i++)
             length += v[i * R + j] * v[i * R + j];
         length = length > 0 ? 1 / sqrtf(length) : 0;
@@ -93,11 +112,11 @@ static void leading(float *v, float *value, float *next, const float *t, int64_t
         v[best * R + j] = 1;
     }
     for (int step = 0; step < STEPS; step++) {
-        multiply(next, t, v, d, d, R);
+        multiply_columns(next, t, v, d);
         memcpy(v, next, (size_t)(d * R) * sizeof *v);
         orthonormalize(v, d);
     }
-    multiply(next, t, v, d, d, R);
+    multiply_columns(next, t, v, d);
     for (int64_t j = 0; j < R; j++) {
         value[j] = 0;
         for (int64_t i = 0; i < d; i++)
@@ -128,7 +147,7 @@ int ha_basis_find(ha_basis *basis, float *c, float *m, int64_t d, float *scratch
     if (!(total > 0) || isinf(total))
         return 0;
     leading(v, value, next, t, d);
-    multiply(basis->key, below, v, d, d, R);
+    multiply_columns(basis->key, below, v, d);
     memcpy(basis->query, v, (size_t)(d * R) * sizeof *v);
     basis->strongest = basis->size = 0;
     for (int64_t j = 0; j < R; j++) {

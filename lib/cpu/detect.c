@@ -202,18 +202,35 @@ void ha_detector_open(const ha_cpu_plan *plan, const ha_detector *det, const ha_
            (size_t)((n + HA_CODE_KEYS - 1) / HA_CODE_KEYS * 2 * HA_CODE_BLOCK));
 }
 
-/* The box of n keys whose numbers i are code[j], as one of its set's: three quarters as wide as
- * that. Hardly a key is at the edges in all directions, and half as many cells are scanned. */
-static void set_box(uint8_t *box, int64_t x, int64_t i, const uint8_t *code, int64_t n)
+/* A cell's keys become codes, and low and high their box. */
+static void set_codes(uint8_t *codes, uint8_t low[HA_CODE], uint8_t high[HA_CODE],
+                      const float *projection, int64_t ldp, int64_t n, const float *centre,
+                      float factor)
 {
-    uint8_t low = UINT8_MAX, high = 0;
+    memset(low, UINT8_MAX, HA_CODE);
+    memset(high, 0, HA_CODE);
     for (int64_t j = 0; j < n; j++) {
-        low = code[j] < low ? code[j] : low;
-        high = code[j] > high ? code[j] : high;
+        uint8_t *block = codes + j / HA_CODE_KEYS * HA_CODE_BLOCK;
+        for (int64_t i = 0; i < HA_CODE; i++) {
+            float apart = factor * (projection[j * ldp + i] - centre[i]);
+            uint8_t code = (uint8_t)(ha_code_of(apart) + HA_CODE_MIDDLE);
+            low[i] = code < low[i] ? code : low[i];
+            high[i] = code > high[i] ? code : high[i];
+            *code_at(block, j % HA_CODE_KEYS, i) = code;
+        }
     }
-    uint8_t middle = (uint8_t)((low + high) / 2);
-    *code_at(box, x, i) = middle;
-    *code_at(box + HA_CODE_BLOCK, x, i) = (uint8_t)((3 * (high - middle) + 3) / 4);
+}
+
+/* The box of cell x of a set: three quarters as wide as its codes are apart. Hardly a key is at the
+ * edges in all directions, and half as many cells are scanned. */
+static void set_box(uint8_t *box, int64_t x, const uint8_t low[HA_CODE],
+                    const uint8_t high[HA_CODE])
+{
+    for (int64_t i = 0; i < HA_CODE; i++) {
+        int middle = (low[i] + high[i]) / 2;
+        *code_at(box, x, i) = (uint8_t)middle;
+        *code_at(box + HA_CODE_BLOCK, x, i) = (uint8_t)((3 * (high[i] - middle) + 3) / 4);
+    }
 }
 
 void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thread,
@@ -228,6 +245,7 @@ void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thre
     float *column = t->centre + kernels->f32.mr * ldp;
     uint8_t *codes = det->codes + cell->number * blocks * HA_CODE_BLOCK;
     uint8_t *box = det->boxes + cell->number / HA_CODE_KEYS * 2 * HA_CODE_BLOCK;
+    uint8_t low[HA_CODE], high[HA_CODE];
     ha_rows k = kh->k;
     k.index = cell->keys;
     kernels->f32.load_q(t->rows, &k, cell->n, dim);
@@ -236,13 +254,6 @@ void ha_detector_encode(const ha_cpu_plan *plan, const ha_detectors *d, int thre
                      HA_BASIS);
     kernels->project(t->centre, ldp, column, ldk, directions->packed[1], 1, dim, HA_BASIS);
     memset(codes, 0, (size_t)(blocks * HA_CODE_BLOCK));
-    for (int64_t i = 0; i < HA_CODE; i++) {
-        uint8_t code[HA_SHORT_STRETCH];
-        for (int64_t j = 0; j < cell->n; j++) {
-            float apart = t->projection[j * ldp + i] - t->centre[i];
-            code[j] = (uint8_t)(ha_code_of(directions->factor * apart) + HA_CODE_MIDDLE);
-            *code_at(codes + j / HA_CODE_KEYS * HA_CODE_BLOCK, j % HA_CODE_KEYS, i) = code[j];
-        }
-        set_box(box, cell->number % HA_CODE_KEYS, i, code, cell->n);
-    }
+    set_codes(codes, low, high, t->projection, ldp, cell->n, t->centre, directions->factor);
+    set_box(box, cell->number % HA_CODE_KEYS, low, high);
 }

@@ -35,7 +35,7 @@ static inline int ha_code_of(float x)
 {
     if (x >= HA_CODE_LARGEST)
         return HA_CODE_LARGEST;
-    return x <= -HA_CODE_LARGEST ? -HA_CODE_LARGEST : x == x ? (int)lrintf(x) : 0;
+    return x <= -HA_CODE_LARGEST ? -HA_CODE_LARGEST : x == x ? (int)(x + copysignf(0.5f, x)) : 0;
 }
 
 /* Blocks of codes that a cell has. */
