@@ -3,6 +3,7 @@
  * hyperattn sweep: times over the sequence length, forward or forward and backward.
  */
 #include <argp.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 #include "describe.h"
 #include "gnuplot.h"
 #include "message.h"
+#include "methods.h"
 #include "options.h"
 #include "outfile.h"
 #include "plot.h"
@@ -26,23 +28,28 @@ typedef struct sweep_options {
     int what; /* MEASURE_... */
     int64_t exact_max_n;
     double exact_budget; /* negative: not given */
+    int budget;          /* MULTIPOLE's, 0: its default */
     const char *plot;
 } sweep_options;
 
 enum {
     KEY_NO_CAUSAL = OPTION_COMMAND,
     KEY_METHODS,
-    KEY_MAX_N,
     KEY_BUDGET,
+    KEY_EXACT_BUDGET,
+    KEY_MAX_N,
     KEY_PEAK,
     KEY_PLOT
 };
 
+#define SWEEP_NAMES "exact, hyper, multipole, baseline"
+
 static const struct argp_option option_list[] = {
     {"no-causal", KEY_NO_CAUSAL, NULL, 0, "Not causal only; without this and --causal, both", 4},
     {"methods", KEY_METHODS, "LIST", 0,
-     "exact, hyper, baseline (unfused, OpenBLAS, f32), separated by commas (exact,hyper)", 5},
-    {"exact-budget", KEY_BUDGET, "SECONDS", 0,
+     SWEEP_NAMES " (unfused, OpenBLAS, f32), separated by commas (exact,hyper)", 5},
+    {"budget", KEY_BUDGET, "N", 0, "The budget of multipole (the library's default)", 5},
+    {"exact-budget", KEY_EXACT_BUDGET, "SECONDS", 0,
      "Longest run of exact attention, with its backward if that is timed: above it one head is "
      "timed, above it for one head none (60; 210 with --backward)", 5},
     {"exact-max-n", KEY_MAX_N, "N", 0, "No exact attention above this length (none)", 5},
@@ -52,23 +59,25 @@ static const struct argp_option option_list[] = {
      "Draw times and speed-ups as SVG, with gnuplot; -: to standard output, no table", 5},
     {0}};
 
+/* MEASURE_... of the name that is the first length characters of text; 0: there is none. */
+static int method_flag(const char *text, size_t length)
+{
+    for (int i = 0; i < SWEEP_METHODS; i++) {
+        const char *name = sweep_methods[i].name;
+        if (strlen(name) == length && memcmp(name, text, length) == 0)
+            return 1 << i;
+    }
+    return length == 8 && memcmp(text, "baseline", 8) == 0 ? MEASURE_BASELINE : 0;
+}
+
 static int parse_methods(struct argp_state *state, const char *text)
 {
-    static const struct {
-        const char *name;
-        int flag;
-    } known[] = {
-        {"exact", MEASURE_EXACT}, {"hyper", MEASURE_HYPER}, {"baseline", MEASURE_BASELINE}};
     int methods = 0;
     for (const char *at = text;;) {
         size_t length = strcspn(at, ",");
-        int flag = 0;
-        for (int i = 0; i < 3; i++) {
-            if (strlen(known[i].name) == length && memcmp(known[i].name, at, length) == 0)
-                flag = known[i].flag;
-        }
+        int flag = method_flag(at, length);
         if (!flag)
-            argp_error(state, "--methods %s: need exact, hyper or baseline", text);
+            argp_error(state, "--methods %s: need some of " SWEEP_NAMES, text);
         methods |= flag;
         if (!at[length])
             return methods;
@@ -84,6 +93,10 @@ static void check_options(struct argp_state *state, const sweep_options *o)
         argp_error(state, "--methods: no baseline, built without OpenBLAS");
     if ((o->what & MEASURE_BASELINE) && m->backward)
         argp_error(state, "--methods: the baseline has no backward");
+    if (o->budget && !(o->what & MEASURE_MULTIPOLE))
+        argp_error(state, "--budget: none of the methods takes one");
+    if (m->params.given && !(o->what & (MEASURE_HYPER | MEASURE_MULTIPOLE)))
+        argp_error(state, "HyperAttention's options need hyper among the methods");
     refuse_same_outputs(state, outputs, 3);
 }
 
@@ -104,6 +117,9 @@ static error_t parse_sweep(int key, char *text, struct argp_state *state)
         o->exact_max_n = (int64_t)parse_whole(state, "--exact-max-n", text, 0, INT64_MAX);
         return 0;
     case KEY_BUDGET:
+        o->budget = (int)parse_whole(state, "--budget", text, 1, INT_MAX);
+        return 0;
+    case KEY_EXACT_BUDGET:
         o->exact_budget = parse_real(state, "--exact-budget", text, 0, 1e9);
         return 0;
     case KEY_PEAK:
@@ -127,9 +143,10 @@ static const struct argp parser = {
     .parser = parse_sweep,
     .children = children,
     .doc =
-        "Time exact attention and HyperAttention over the sequence length, causal and not. The "
-        "defaults, 12 heads of dim 64 and n from 4096 to 131072, are the single-layer figure of "
-        "the HyperAttention paper (forward, or with --backward forward and backward).\v"
+        "Time exact attention and HyperAttention, or MULTIPOLE, over the sequence length, causal "
+        "and not. The defaults, 12 heads of dim 64 and n from 4096 to 131072, are the "
+        "single-layer figure of the HyperAttention paper (forward, or with --backward forward and "
+        "backward).\v"
         "Input is generated (--gen gauss by default), once for the longest n; shorter ones are "
         "its prefixes.\n"
         "\n"
@@ -138,12 +155,12 @@ static const struct argp parser = {
         "Where exact attention over all heads would exceed --exact-budget, as predicted from the "
         "runs before, the first head alone is timed (with all threads) and its time is multiplied "
         "by the number of heads. Such rows are marked with '*' in the table, with hollow points "
-        "in the figure, and with \"scaled\": true in JSON and 1 in CSV. HyperAttention is always "
-        "timed on all heads.\n"
+        "in the figure, and with \"scaled\": true in JSON and 1 in CSV. HyperAttention and "
+        "MULTIPOLE are always timed on all heads.\n"
         "\n"
         "GFLOP/s counts 2 n^2 (dim + value dim) per head, half of it when causal. 'growth' is "
-        "HyperAttention's time over that at half the length; 'ws/qkv' is its workspace over the "
-        "size of q, k and v. --peak measures the bf16 dot product peak for bf16 where the "
+        "a method's time over that at half the length; 'ws/qkv' is its workspace over the size "
+        "of q, k and v. --peak measures the bf16 dot product peak for bf16 where the "
         "instruction-set level has one, the f32 FMA peak otherwise.\n"
         "\n"
         "With --backward the table has forward, backward and both of each method, and the "
@@ -183,16 +200,51 @@ static const report_column columns[] = {
     {"exact_backward_runs", NULL, REPORT_INT, 0, 0, NULL},
     {"hyper_runs", NULL, REPORT_INT, 0, 0, NULL},
     {"hyper_backward_runs", NULL, REPORT_INT, 0, 0, NULL},
+    /* there only where MULTIPOLE is timed */
+    {"multipole_seconds", "multipole s", REPORT_REAL, BOTH_TABLES, -4, NULL},
+    {"multipole_backward_seconds", "backward", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
+    {"multipole_both_seconds", "both", REPORT_REAL, BACKWARD_TABLE, -4, NULL},
+    {"multipole_growth", "growth", REPORT_REAL, FORWARD_TABLE, 2, NULL},
+    {"multipole_both_growth", "growth", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
+    {"multipole_speedup", "speed-up", REPORT_REAL, FORWARD_TABLE, 2, "scaled"},
+    {"multipole_backward_speedup", NULL, REPORT_REAL, 0, 0, NULL},
+    {"multipole_both_speedup", "speed-up", REPORT_REAL, BACKWARD_TABLE, 2, "scaled"},
+    {"multipole_workspace_ratio", "ws/qkv", REPORT_REAL, FORWARD_TABLE, 2, NULL},
+    {"multipole_backward_workspace_ratio", "ws/qkv", REPORT_REAL, BACKWARD_TABLE, 2, NULL},
+    {"multipole_runs", NULL, REPORT_INT, 0, 0, NULL},
+    {"multipole_backward_runs", NULL, REPORT_INT, 0, 0, NULL},
 };
 
-enum { COLUMNS = sizeof columns / sizeof columns[0] };
+enum {
+    COLUMNS = sizeof columns / sizeof columns[0],
+    MULTIPOLE_COLUMNS = 12 /* the last of them */
+};
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
+/* Params that no problem fits are refused by each method that would have read them. */
+static int check_params(const measurement *m)
+{
+    int status = STATUS_OK;
+    for (int i = 0; i < SWEEP_METHODS && status == STATUS_OK; i++) {
+        hyperattn_params params = m->params;
+        params.method = method_named(sweep_methods[i].name)->method;
+        if (m->what & 1 << i)
+            status = measurement_check(m, &params);
+    }
+    return status;
+}
+
 static int open_sweep(sweep *s, const sweep_options *o)
 {
-    int status = measurement_open(&s->m, "sweep", &o->measure, o->what, columns, COLUMNS);
+    const int count = o->what & MEASURE_MULTIPOLE ? COLUMNS : COLUMNS - MULTIPOLE_COLUMNS;
+    int status = measurement_start(&s->m, "sweep", &o->measure, o->what, columns, count);
     s->m.prints &= !outfile_is_dash(o->plot);
+    s->m.params.budget = o->budget;
+    if (status == STATUS_OK)
+        status = check_params(&s->m);
+    if (status == STATUS_OK)
+        status = measurement_load(&s->m, &o->measure.files);
     if (status == STATUS_OK)
         status = measurement_outcomes(&s->m);
     if (status == STATUS_OK && (o->what & MEASURE_BASELINE))
@@ -221,6 +273,8 @@ static int write_files(const sweep *s, const char *plot, const char *line)
     json_t *head = describe_json(m);
     json_object_set_new(head, "backward", json_boolean(backward));
     json_object_set_new(head, "exact_budget_seconds", json_real(s->exact_budget));
+    if (m->params.budget)
+        json_object_set_new(head, "budget", json_integer(m->params.budget));
     json_object_set_new(head, "peak",
                         s->m.what & MEASURE_PEAK ? json_string(m->peak.name) : json_null());
     json_object_set_new(head, "scaled_means",
@@ -228,7 +282,7 @@ static int write_files(const sweep *s, const char *plot, const char *line)
                                     "of one head, multiplied by the number of heads"));
     int status = measurement_write(m, head);
     bool draw = plot && report_rows(m->results) > 0;
-    int drawn = draw ? plot_sweep(m->results, backward, line, plot) : STATUS_OK;
+    int drawn = draw ? plot_sweep(m->results, m->what, backward, line, plot) : STATUS_OK;
     return status ? status : drawn;
 }
 
@@ -240,41 +294,47 @@ static bool any_scaled(const report *r)
     return any;
 }
 
-static void show(report *r, bool shown, const char *const *keys)
+static void show(report *r, bool shown, const char *const *keys, int count)
 {
-    for (; *keys; keys++)
-        report_show(r, *keys, shown);
+    for (int i = 0; i < count; i++) {
+        if (keys[i])
+            report_show(r, keys[i], shown);
+    }
 }
 
 static void show_columns(const sweep *s)
 {
-    static const char *const exact[] = {
-        "exact_seconds", "exact_backward_seconds", "exact_both_seconds", "exact_gflops",
-        "exact_backward_gflops", "exact_backward_workspace_ratio", NULL};
+    static const char *const exact[] = {"exact_gflops", "exact_backward_gflops"};
     static const char *const share[] = {"peak_gflops", "exact_peak_share",
-                                        "exact_backward_peak_share", NULL};
-    static const char *const hyper[] = {
-        "hyper_seconds", "hyper_backward_seconds", "hyper_both_seconds", "hyper_growth",
-        "hyper_both_growth", "hyper_workspace_ratio", "hyper_backward_workspace_ratio", NULL};
-    static const char *const speedup[] = {"speedup", "both_speedup", NULL};
+                                        "exact_backward_peak_share"};
     report *r = s->m.results;
-    bool has_exact = s->m.what & MEASURE_EXACT, has_hyper = s->m.what & MEASURE_HYPER;
-    show(r, has_exact, exact);
-    show(r, has_exact && (s->m.what & MEASURE_PEAK), share);
-    report_show(r, "baseline_seconds", s->m.what & MEASURE_BASELINE);
-    show(r, has_hyper, hyper);
-    show(r, has_exact && has_hyper, speedup);
+    int what = s->m.what;
+    bool has_exact = what & MEASURE_EXACT;
+    show(r, has_exact, exact, 2);
+    show(r, has_exact && (what & MEASURE_PEAK), share, 3);
+    report_show(r, "baseline_seconds", what & MEASURE_BASELINE);
+    for (int i = 0; i < SWEEP_METHODS; i++) {
+        const sweep_method *keys = &sweep_methods[i];
+        bool has = what & 1 << i;
+        if (i == SWEEP_MULTIPOLE && !has)
+            break; /* no columns of it either */
+        show(r, has, keys->seconds, PASSES);
+        show(r, has, keys->growth, PASSES);
+        show(r, has, keys->workspace, PASSES);
+        show(r, has && has_exact, keys->speedup, PASSES);
+    }
 }
 
 static int sweep_all(sweep *s, const sweep_options *o)
 {
     bool causal = o->measure.problem.causal, table = s->m.prints;
-    char line[200];
+    char line[200], budget[32] = "";
     describe_line(line, sizeof line, &s->m);
-    if (o->measure.backward) {
-        size_t used = strlen(line);
-        snprintf(line + used, sizeof line - used, "; forward and backward");
-    }
+    if (o->budget)
+        snprintf(budget, sizeof budget, "; budget %d", o->budget);
+    size_t used = strlen(line);
+    snprintf(line + used, sizeof line - used, "%s%s", budget,
+             o->measure.backward ? "; forward and backward" : "");
     show_columns(s);
     if (table)
         printf("%s%s%s\n", line, s->m.what & MEASURE_PEAK ? "; peak: " : "",

@@ -80,29 +80,21 @@ int measurement_load(measurement *m, const input_files *files)
     return status;
 }
 
-int measurement_open(measurement *m, const char *command, const measure_options *options, int what,
-                     const report_column *columns, int count)
-{
-    int status = measurement_start(m, command, options, what, columns, count);
-    hyperattn_params params = m->params;
-    params.method = HYPERATTN_HYPER;
-    if (status == STATUS_OK)
-        status = measurement_check(m, &params);
-    return status ? status : measurement_load(m, &options->files);
-}
-
 int measurement_outcomes(measurement *m)
 {
     hyperattn_problem p;
+    outcome *first = m->outcomes;
     bool backward = m->options->backward;
     const length_list *lengths = &m->options->gen.lengths;
     measurement_problem(&p, m, &m->in, false, lengths->count ? longest(lengths) : 0, 0);
-    int status = outcome_open(&m->exact, &p, backward, backward);
-    if (status == STATUS_OK && backward)
-        status = outcome_open(&m->hyper, &p, true, false);
-    if (!m->hyper.out)
-        m->hyper.out = m->exact.out;
-    m->hyper.grads = m->exact.grads;
+    int status = outcome_open(first, &p, backward, backward);
+    for (int i = 1; i < SWEEP_METHODS && status == STATUS_OK; i++) {
+        if (backward && (m->what & 1 << i))
+            status = outcome_open(&m->outcomes[i], &p, true, false);
+        if (!m->outcomes[i].out)
+            m->outcomes[i].out = first->out;
+        m->outcomes[i].grads = first->grads;
+    }
     if (status || !(m->what & MEASURE_BASELINE))
         return status;
     p.dtype = HYPERATTN_F32;
@@ -112,11 +104,13 @@ int measurement_outcomes(measurement *m)
 void measurement_close(measurement *m)
 {
     free_input(m);
-    if (m->hyper.out == m->exact.out)
-        m->hyper.out = NULL;
-    m->hyper.grads = (gradients){0};
-    outcome_close(&m->exact);
-    outcome_close(&m->hyper);
+    for (int i = 1; i < SWEEP_METHODS; i++) {
+        if (m->outcomes[i].out == m->outcomes[0].out)
+            m->outcomes[i].out = NULL;
+        m->outcomes[i].grads = (gradients){0};
+        outcome_close(&m->outcomes[i]);
+    }
+    outcome_close(&m->outcomes[0]);
     outcome_close(&m->baseline);
     report_destroy(m->results);
     hyperattn_ctx_destroy(m->ctx);

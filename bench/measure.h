@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What hyperattn compare and sweep have in common: the input and the context that live through all
- * lengths; and sweep's timing of one row of results, which is exact attention, HyperAttention and
- * the unfused baseline at one length.
+ * lengths; and sweep's timing of one row of results, which is the methods and the unfused baseline
+ * at one length.
  */
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
@@ -17,13 +17,15 @@
 #include "options.h"
 #include "peak.h"
 #include "report.h"
+#include "sweep_methods.h"
 #include "timing.h"
 
 enum {
-    MEASURE_EXACT = 1,
-    MEASURE_HYPER = 2,
-    MEASURE_BASELINE = 4,
-    MEASURE_PEAK = 8
+    MEASURE_EXACT = 1 << SWEEP_EXACT,
+    MEASURE_HYPER = 1 << SWEEP_HYPER,
+    MEASURE_MULTIPOLE = 1 << SWEEP_MULTIPOLE,
+    MEASURE_BASELINE = 1 << SWEEP_METHODS,
+    MEASURE_PEAK = MEASURE_BASELINE << 1
 };
 
 /* ---- everything that lives through the command ---------------------------------------------- */
@@ -37,7 +39,7 @@ typedef struct measurement {
     peak peak;
     input in;
     input in_f32; /* the same tensors as in, where those are f32 */
-    outcome exact, hyper;
+    outcome outcomes[SWEEP_METHODS];
     outcome baseline; /* out only, f32 */
     report *results;
     bool prints; /* tables: standard output is free for them */
@@ -53,13 +55,10 @@ int measurement_load(measurement *m, const input_files *files);
 /* Params that no problem fits are refused before the input is made, which can take long. */
 int measurement_check(const measurement *m, const hyperattn_params *params);
 
-/* All of them: the input that the options name, and the params of HyperAttention. */
-int measurement_open(measurement *m, const char *command, const measure_options *options, int what,
-                     const report_column *columns, int count);
 void measurement_close(measurement *m);
 
-/* Room for what row_open computes at the longest length. HyperAttention's outcome takes the place
- * of exact attention's, as far as backward does not need both. */
+/* Room for what row_open computes at the longest length. The methods' outcomes lie in one place, as
+ * far as backward does not need each. */
 int measurement_outcomes(measurement *m);
 
 /* in_f32, where it is not in itself already. */
@@ -78,11 +77,8 @@ int measurement_write(const measurement *m, json_t *head);
 /* In the order in which they take turns; the peak beside the kernel that is compared with it. */
 enum {
     JOB_PEAK,
-    JOB_EXACT,
-    JOB_EXACT_BACKWARD,
-    JOB_HYPER,
-    JOB_HYPER_BACKWARD,
-    JOB_BASELINE,
+    JOB_METHODS, /* forward and backward of each: row_job() */
+    JOB_BASELINE = JOB_METHODS + 2 * SWEEP_METHODS,
     JOBS
 };
 
@@ -90,7 +86,7 @@ typedef struct measured_row {
     hyperattn_problem problem; /* all heads */
     hyperattn_problem slow;    /* the heads that exact and baseline are timed on */
     double heads_factor;       /* all heads over those */
-    attn exact, hyper;
+    attn calls[SWEEP_METHODS];
     baseline unfused;
     timed_job jobs[JOBS]; /* run NULL: not in this row */
 } measured_row;
@@ -105,9 +101,9 @@ void row_close(measured_row *row);
 /* Times its jobs. */
 int row_run(measured_row *row, const measurement *m);
 
-bool row_has(const measured_row *row, int job);
+/* The job of SWEEP_..., PASS_FORWARD or PASS_BACKWARD. */
+int row_job(int method, int pass);
 
-/* Starts a row of the report and sets the columns of what the jobs measured. */
-int row_report(const measured_row *row, report *results);
+bool row_has(const measured_row *row, int job);
 
 #endif

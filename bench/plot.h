@@ -9,10 +9,10 @@
 
 #include "report.h"
 
-/* Writes path as SVG: time against n, and speed-up against n, from the columns n, causal, scaled,
- * exact_seconds, hyper_seconds and speedup, or with backward exact_both_seconds,
- * hyper_both_seconds and both_speedup. Returns an exit status. */
-int plot_sweep(const report *r, bool backward, const char *title, const char *path);
+/* Writes path as SVG: time against n, and speed-up against n, of the methods in what (MEASURE_...
+ * together), from the columns n, causal, scaled, and each method's seconds and speed-up, with
+ * backward those of both. Returns an exit status. */
+int plot_sweep(const report *r, int what, bool backward, const char *title, const char *path);
 
 /* The columns of errors that a figure of a comparison draws, and what its title says of them. */
 typedef struct error_keys {

@@ -43,52 +43,77 @@ static void set_workspace(report *r, const char *key, size_t bytes, const hypera
     report_real(r, key, (double)bytes / tensors);
 }
 
+/* What exact attention has beside the columns of every method. */
 static void set_exact(sweep *s, const measured_row *row)
 {
     const hyperattn_problem *p = &row->slow;
-    double seconds = row->jobs[JOB_EXACT].median, d = (double)p->head_dim;
-    double dv = (double)p->head_dim_v, pairs = input_pairs(p);
+    const int backward_job = row_job(SWEEP_EXACT, PASS_BACKWARD);
+    double seconds = row->jobs[row_job(SWEEP_EXACT, PASS_FORWARD)].median;
+    double d = (double)p->head_dim, dv = (double)p->head_dim_v, pairs = input_pairs(p);
     set_rate(s, row, 2 * pairs * (d + dv), seconds, "exact_gflops", "exact_peak_share");
     s->exact_rate = pairs / seconds;
-    if (!row_has(row, JOB_EXACT_BACKWARD))
+    if (!row_has(row, backward_job))
         return;
-    report *r = s->m.results;
-    double backward = row->jobs[JOB_EXACT_BACKWARD].median;
-    report_real(r, "exact_both_seconds", (seconds + backward) * row->heads_factor);
-    set_workspace(r, "exact_backward_workspace_ratio", row->exact.backward_bytes, p);
+    double backward = row->jobs[backward_job].median;
     /* the scores again, dout v', and the products for dq, dk and dv */
     set_rate(s, row, 2 * pairs * (3 * d + 2 * dv), backward, "exact_backward_gflops",
              "exact_backward_peak_share");
     s->exact_rate = pairs / (seconds + backward);
 }
 
-static void set_hyper(const sweep *s, const measured_row *row)
+/* Of all heads. */
+static double seconds_of(const measured_row *row, int method, int pass)
 {
-    report *r = s->m.results;
-    const hyperattn_problem *p = &row->problem;
-    set_workspace(r, "hyper_workspace_ratio", row->hyper.workspace_bytes, p);
-    set_growth(r, "hyper_growth", "hyper_seconds");
-    if (!row_has(row, JOB_HYPER_BACKWARD))
-        return;
-    report_real(r, "hyper_both_seconds",
-                row->jobs[JOB_HYPER].median + row->jobs[JOB_HYPER_BACKWARD].median);
-    set_workspace(r, "hyper_backward_workspace_ratio", row->hyper.backward_bytes, p);
-    set_growth(r, "hyper_both_growth", "hyper_both_seconds");
+    double seconds = 0;
+    if (pass != PASS_BACKWARD)
+        seconds += row->jobs[row_job(method, PASS_FORWARD)].median;
+    if (pass != PASS_FORWARD)
+        seconds += row->jobs[row_job(method, PASS_BACKWARD)].median;
+    return method == SWEEP_EXACT ? seconds * row->heads_factor : seconds;
+}
+
+static void set_pass(report *r, const measured_row *row, int method, int pass)
+{
+    const sweep_method *key = &sweep_methods[method];
+    const attn *call = &row->calls[method];
+    double seconds = seconds_of(row, method, pass);
+    report_real(r, key->seconds[pass], seconds);
+    if (key->runs[pass])
+        report_int(r, key->runs[pass], row->jobs[row_job(method, pass)].calls);
+    if (key->growth[pass])
+        set_growth(r, key->growth[pass], key->seconds[pass]);
+    if (key->speedup[pass] && row_has(row, row_job(SWEEP_EXACT, PASS_FORWARD)))
+        report_real(r, key->speedup[pass], seconds_of(row, SWEEP_EXACT, pass) / seconds);
+    if (key->workspace[pass])
+        set_workspace(r, key->workspace[pass],
+                      pass == PASS_FORWARD ? call->workspace_bytes : call->backward_bytes,
+                      method == SWEEP_EXACT ? &row->slow : &row->problem);
 }
 
 static int fill_row(sweep *s, const measured_row *row)
 {
     report *r = s->m.results;
-    int status = row_report(row, r);
+    int status = report_row(r);
     if (status)
         return status;
-    bool slow = row_has(row, JOB_EXACT) || row_has(row, JOB_BASELINE);
+    bool exact = row_has(row, row_job(SWEEP_EXACT, PASS_FORWARD));
+    bool unfused = row_has(row, JOB_BASELINE);
+    report_int(r, "n", row->problem.seqlen_k);
     report_bool(r, "causal", row->problem.causal);
-    report_bool(r, "scaled", row->heads_factor > 1 && slow);
-    if (row_has(row, JOB_EXACT))
+    report_bool(r, "scaled", row->heads_factor > 1 && (exact || unfused));
+    for (int i = 0; i < SWEEP_METHODS; i++) {
+        if (!row_has(row, row_job(i, PASS_FORWARD)))
+            continue;
+        set_pass(r, row, i, PASS_FORWARD);
+        if (!row_has(row, row_job(i, PASS_BACKWARD)))
+            continue;
+        set_pass(r, row, i, PASS_BACKWARD);
+        set_pass(r, row, i, PASS_BOTH);
+    }
+    if (exact)
         set_exact(s, row);
-    if (row_has(row, JOB_HYPER))
-        set_hyper(s, row);
+    if (unfused)
+        report_real(r, "baseline_seconds", row->jobs[JOB_BASELINE].median * row->heads_factor);
     return STATUS_OK;
 }
 
@@ -111,8 +136,9 @@ int sweep_probe(sweep *s, bool causal)
     if (status == STATUS_OK)
         status = row_run(&row, &s->m);
     if (status == STATUS_OK)
-        s->exact_rate = input_pairs(&row.slow) / (shortest(&row.jobs[JOB_EXACT]) +
-                                                  shortest(&row.jobs[JOB_EXACT_BACKWARD]));
+        s->exact_rate = input_pairs(&row.slow) /
+                        (shortest(&row.jobs[row_job(SWEEP_EXACT, PASS_FORWARD)]) +
+                         shortest(&row.jobs[row_job(SWEEP_EXACT, PASS_BACKWARD)]));
     row_close(&row);
     return status;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What hyperattn sweep adds to a measurement: how much of exact attention fits into its budget,
- * rates, shares of the peak and growth. One row is one length, causal or not.
+ * What hyperattn sweep adds to a measurement: how much of exact attention fits into its budget, and
+ * the columns, with rates, shares of the peak and growth. One row is one length, causal or not.
  */
 #ifndef BENCH_SWEEP_H
 #define BENCH_SWEEP_H

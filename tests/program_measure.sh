@@ -147,6 +147,42 @@ within s.csv hyper_both_seconds 1e-9 100
 measure sweep --n 64 --heads 2 --dim 16 --csv s.csv
 [ -z "$(column s.csv hyper_backward_seconds | tr -d '\n')" ] || fail "sweep: forward only"
 
+# MULTIPOLE has HyperAttention's columns under its own name, and none where it is not timed.
+if grep -q multipole s.csv; then fail "sweep: columns of MULTIPOLE, which was not wanted"; fi
+head -n 1 s.csv | tr , '\n' | sed -n 's/^hyper_/multipole_/p; s/^.*speedup$/multipole_&/p' |
+    sort >wanted
+measure sweep --methods exact,multipole,hyper --backward --n 256,512 --heads 2 --dim 16 \
+    --block 16 --sample 16 --budget 64 --csv s.csv --json s.json
+[ "$(wc -l <s.csv)" -eq 5 ] || fail "sweep --methods exact,multipole,hyper: not four rows"
+says out 'budget 64'
+says out 'multipole s'
+says s.json '"budget": 64'
+head -n 1 s.csv | tr , '\n' | grep '^multipole_' | sort | cmp wanted - ||
+    fail "sweep: MULTIPOLE's columns are not HyperAttention's: $(head -n 1 s.csv)"
+within s.csv multipole_backward_workspace_ratio 0.01 1e6
+within s.csv multipole_runs 1 1000
+awk -F, 'function near(a, b) { return a > 0 && a / b > 0.99999 && a / b < 1.00001 }
+    NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i }
+    NR > 1 {
+        multipole = $at["multipole_seconds"] + $at["multipole_backward_seconds"]
+        if (!near($at["multipole_both_seconds"], multipole) ||
+            !near($at["multipole_speedup"], $at["exact_seconds"] / $at["multipole_seconds"]) ||
+            !near($at["multipole_both_speedup"], $at["exact_both_seconds"] / multipole))
+            bad = 1
+        if ($at["n"] == 512 &&
+            (!near($at["multipole_growth"], $at["multipole_seconds"] / forward) ||
+             !near($at["multipole_both_growth"], multipole / both)))
+            bad = 1
+        forward = $at["multipole_seconds"]
+        both = multipole
+    }
+    END { exit bad || NR == 0 }' s.csv || fail "sweep: MULTIPOLE's figures disagree: $(cat s.csv)"
+measure sweep --methods multipole --n 512 --heads 1 --dim 16 --causal --window 64 --csv s.csv
+[ -z "$(column s.csv hyper_seconds)$(column s.csv multipole_speedup)" ] ||
+    fail "sweep --methods multipole: more than it"
+if grep -q -e 'hyper s' -e 'speed-up' out; then fail "sweep --methods multipole: empty columns"; fi
+within s.csv multipole_seconds 1e-9 100
+
 # Exact attention beyond its budget is left out, and what was scaled says so.
 measure sweep --n 512 --heads 2 --dim 16 --causal --exact-budget 0 --csv s.csv
 [ -z "$(column s.csv exact_seconds)" ] || fail "sweep: exact attention without budget"
@@ -182,6 +218,10 @@ if command -v gnuplot >/dev/null && [ -z "${EMULATOR-}" ]; then
     measure sweep --n 64:256 --heads 1 --dim 16 --plot s.svg --backward
     says s.svg 'forward and backward'
     says s.svg 'HyperAttention, causal'
+    if grep -q MULTIPOLE s.svg; then fail "sweep --plot: MULTIPOLE, which was not wanted"; fi
+    measure sweep --n 256,512 --heads 1 --dim 16 --plot s.svg --methods exact,multipole
+    says s.svg 'MULTIPOLE, causal'
+    if grep -q Hyper s.svg; then fail "sweep --plot: HyperAttention, which was not wanted"; fi
     mkdir bin
     # shellcheck disable=SC2016  # for the other shell
     printf '#!/bin/sh\n[ "$1" = --version ]\n' >bin/gnuplot

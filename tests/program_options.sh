@@ -27,11 +27,22 @@ files='--q q.npy --k k.npy --v v.npy'
 refuses_option compare --q q.npy
 refuses_option compare --q q2.npy --k q2.npy --v v2.npy --n 9
 refuses_option compare --heads 4 --kv-heads 3
-refuses_option sweep --methods exact,best
-for list in exact,best '' 'exact,' ',hyper' 'exact hyper'; do
-    refuses_option compare --methods "$list"
-    says err '--methods'
+for list in exact,best '' 'exact,' ',hyper' 'exact hyper' exac multipole2 baselin; do
+    for command in compare sweep; do
+        refuses_option $command --methods "$list"
+        says err '--methods'
+    done
 done
+refuses_option sweep --methods auto
+says err '--methods'
+refuses_option sweep --budget 324
+says err 'none of the methods takes one'
+refuses_option sweep --methods multipole --budget 0
+says err '--budget'
+refuses_option sweep --methods multipole --budget 1 --n 1m --heads 64
+says err 'budget'
+refuses_option sweep --methods exact --block 16
+says err 'need hyper among the methods'
 refuses_option compare --budgets 324
 says err 'none of the methods takes one'
 refuses_option compare --methods exact --block 16
@@ -70,6 +81,15 @@ for command in "run $files --out bad.npy --method hyper" 'compare --n 64' \
     says err 'causal is 0'
     refuses_option $command --causal --strict-causal --kappa-cap 2
     says err 'not supported'
+done
+# Each of the methods is asked.
+for command in compare sweep; do
+    for methods in multipole exact,hyper,multipole; do
+        refuses_option $command --methods $methods --n 1m --heads 64 --window 4
+        says err 'causal is 0'
+        refuses_option $command --methods $methods --n 1m --heads 64 --causal --kappa-cap 2
+        says err 'not supported'
+    done
 done
 
 # ---- values ---------------------------------------------------------------------------------------
