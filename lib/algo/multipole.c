@@ -174,7 +174,7 @@ void ha_multipole_leaves(ha_layout *layout, const hyperattn_params *params, int 
 static int64_t row_with_near(const ha_layout *layout, const ha_recipe *recipe, int64_t key)
 {
     int64_t shift = layout->nk - layout->nq;
-    int64_t position = round_up(key + recipe->window, recipe->leaf);
+    int64_t position = ha_max(round_up(key + recipe->window, recipe->leaf), recipe->first);
     while (ha_near_key(recipe, position) == 0 && position < layout->nk)
         position += recipe->leaf;
     return ha_max(ha_max(0, -shift), ha_min(layout->nq, position - shift));

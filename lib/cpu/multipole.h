@@ -56,8 +56,8 @@ ha_era_at_work ha_walk_era(const ha_bundle_walk *walk, int64_t place, int64_t he
 /* Sorts keys and rows, and finds what the queries of each epoch are like. */
 void ha_walk_begin(ha_bundle_walk *walk);
 
-/* Expands the cells of the era at work, if it is the era after the last one, and gives codes to
- * their keys. */
+/* Expands those cells of the era at work that the one before has not left, and gives codes to their
+ * keys. Eras come in their order. */
 void ha_walk_begin_era(ha_bundle_walk *walk);
 
 /* Bundles of the era at work of a key head's group: items of a loop. */
