@@ -12,9 +12,9 @@ const ha_cost ha_costs[2][HA_COST_KINDS] = {
     {{0.06, 0.90}, {0.09, 0.85}, {0.13, 0.89}, {0.20, 0.91},
      {0.32, 0.65}, {0.46, 0.64}, {0.66, 0.57}, {0.89, 0.55},
      {0.08, 1.01}}, /* not causal */
-    {{0.17, 0.86}, {0.24, 0.92}, {0.36, 0.82}, {0.60, 0.54},
-     {0.39, 0.81}, {0.56, 0.67}, {0.61, 0.64}, {0.84, 0.45},
-     {0.41, 0.64}}, /* causal */
+    {{0.20, 0.80}, {0.29, 0.73}, {0.40, 0.73}, {0.64, 0.54},
+     {0.55, 0.63}, {0.75, 0.53}, {0.82, 0.49}, {0.95, 0.45},
+     {0.42, 0.76}}, /* causal */
 };
 
 static const int budget_of[HA_COST_KINDS] = {
@@ -113,7 +113,7 @@ static double typical_error(const hyperattn_params *p, int causal, int64_t nk)
     double longer = sqrt((double)nk / 8192);
     if (p->method == HYPERATTN_HYPER)
         return 0.065 / sqrt(hyper_share(p, causal)) * longer;
-    return (p->private_depth < 0 ? 0.025 : 0.013) * 710 / p->budget * longer;
+    return (p->private_depth < 0 ? 0.025 : 0.008) * 710 / p->budget * longer;
 }
 
 /* Errors of the same kind go together from head to head, others less so. */
