@@ -29,6 +29,8 @@ static const multipole_case long_cases[] = {
      .selected = 32, .candidates = 128, .cell = 32, .far_cell = 128, .dtype = HYPERATTN_BF16},
     {"eras of an epoch", 3900, 20700, 1, 1, 8, 8, .causal = 1, .leaf = 512, .window = 1,
      .sinks = 16, .selected = 64, .candidates = 128, .cell = 64, .far_cell = 1024},
+    {"eras of an epoch, not causal", 16500, 900, 1, 1, 8, 8, .sinks = 16, .selected = 64,
+     .candidates = 128, .cell = 32, .far_cell = 128},
     {"strict, eras of an epoch", 3900, 20700, 1, 1, 8, 8, .causal = 1, .leaf = 512, .window = 1,
      .sinks = 16, .selected = 64, .candidates = 128, .cell = 64, .far_cell = 1024, .strict = 1},
 };
@@ -52,6 +54,10 @@ static const char *best_level(hyperattn_dtype dtype)
     return names[n - 1];
 }
 
+/* Without private keys rows far from the mean query hang on columns alone, whose roundings they see
+ * many times as large. */
+#define LOOSEN 4
+
 /* Runs t, and compares it; *m: what the columns were, to be freed, with the choices that it is
  * made of. */
 static const char *compare(tensors *t, const hyperattn_params *params, const char *level,
@@ -66,8 +72,8 @@ static const char *compare(tensors *t, const hyperattn_params *params, const cha
     oracle o = multipole_forward(t, m);
     grad_oracle g = multipole_gradients(t, m, NULL);
     why = m->ambiguous ? failure("%lld decisions are in doubt", (long long)m->ambiguous)
-                       : oracle_compare(&o, t, 1);
-    why = why ? why : grad_compare(&g, t, GRAD_F32, 1);
+                       : oracle_compare(&o, t, params->private_depth < 0 ? LOOSEN : 1);
+    why = why ? why : grad_compare(&g, t, GRAD_F32, params->private_depth < 0 ? LOOSEN : 1);
     grad_oracle_free(&g);
     oracle_free(&o);
     return why;

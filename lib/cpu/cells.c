@@ -11,6 +11,7 @@
 typedef struct ha_cells_thread {
     float *score, *w; /* of the keys of a cell */
     float *rows;      /* [MEAN_ROWS][ldk] */
+    double *sum;      /* of all: an epoch may have very many */
 } ha_cells_thread;
 
 int64_t ha_most_cells(const ha_cpu_plan *plan)
@@ -51,6 +52,7 @@ void ha_cells_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_cell
         t->w = ha_carve(c, HA_SHORT_STRETCH, sizeof *t->w);
         t->rows = ha_carve(c, ha_round_up(MEAN_ROWS, plan->kernels->f32.mr) * ldk,
                            sizeof *t->rows);
+        t->sum = ha_carve(c, ldk, sizeof *t->sum);
     }
 }
 
@@ -94,28 +96,36 @@ ha_moments ha_expand(const ha_cpu_plan *plan, const ha_expansion *x)
 
 /* ---- an epoch -------------------------------------------------------------------------------- */
 
-/* Of the rows that are finite, so that a NaN stays in its own row. */
+/* Adds those of n rows that are finite, so that a NaN stays in its own. Returns how many. */
+static int64_t add_finite(double *sum, const float *rows, int64_t n, int64_t d, int64_t ld)
+{
+    int64_t found = 0;
+    for (int64_t x = 0; x < n; x++) {
+        if (!ha_is_finite_row(rows + x * ld, d))
+            continue;
+        found++;
+        for (int64_t c = 0; c < d; c++)
+            sum[c] += rows[x * ld + c];
+    }
+    return found;
+}
+
 void ha_cells_mean(const ha_cpu_plan *plan, const ha_cell_sets *sets, int thread,
                    const ha_key_head *kh, int64_t head, const ha_era *epoch, float *mean)
 {
-    float *rows = sets->threads[thread].rows;
+    const ha_cells_thread *t = &sets->threads[thread];
     int64_t d = plan->problem->head_dim, ld = ha_cells_ldk(plan), found = 0;
     ha_rows q = ha_head_rows(&kh->q, head);
     memset(mean, 0, (size_t)ld * sizeof *mean);
+    memset(t->sum, 0, (size_t)d * sizeof *t->sum);
     for (int64_t i = 0; i < epoch->nq; i += MEAN_ROWS) {
         int64_t n = ha_min(MEAN_ROWS, epoch->nq - i);
         q.first = epoch->q0 + i;
-        plan->kernels->f32.load_q(rows, &q, n, d);
-        for (int64_t x = 0; x < n; x++) {
-            if (!ha_is_finite_row(rows + x * ld, d))
-                continue;
-            found++;
-            for (int64_t c = 0; c < d; c++)
-                mean[c] += rows[x * ld + c];
-        }
+        plan->kernels->f32.load_q(t->rows, &q, n, d);
+        found += add_finite(t->sum, t->rows, n, d, ld);
     }
     for (int64_t c = 0; c < d && found; c++)
-        mean[c] /= (float)found;
+        mean[c] = (float)(t->sum[c] / (double)found);
 }
 
 void ha_cells_expand(const ha_cpu_plan *plan, const ha_cell_sets *sets, int thread,
