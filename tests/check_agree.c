@@ -166,7 +166,7 @@ START_TEST(every_option)
 END_TEST
 
 /* A fill in which no two numbers of a choice are within rounding: among so many there is one. */
-enum { FILLS = 16 };
+enum { FILLS = 24 };
 
 START_TEST(every_case_of_multipole)
 {

@@ -59,7 +59,7 @@ static const multipole_case cases[] = {
      .far_cell = 32, .ragged = 1},
     {"ragged, causal", 1000, 1000, 2, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1, .sinks = 4,
      .selected = 8, .candidates = 64, .cell = 8, .far_cell = 32, .ragged = 1},
-    {"strict", 1000, 1000, 4, 2, 16, 16, .causal = 1, .leaf = 128, .window = 1, .sinks = 4,
+    {"strict", 600, 600, 2, 1, 16, 16, .causal = 1, .leaf = 128, .window = 1, .sinks = 4,
      .selected = 8, .candidates = 64, .cell = 8, .far_cell = 32, .strict = 1},
     {"strict, more keys", 700, 1333, 1, 1, 16, 20, .causal = 1, .leaf = 256, .window = 100,
      .sinks = 4, .selected = 8, .candidates = 64, .cell = 16, .far_cell = 64, .strict = 1},
