@@ -79,15 +79,10 @@ static const char *compare(tensors *t, const hyperattn_params *params, const cha
     return why;
 }
 
-static int is_left_out(int number)
-{
-    return emulated() && number % 4;
-}
-
 START_TEST(numbers_are_those_of_float64)
 {
     const multipole_case *c = &multipole_all.cases[_i];
-    if (is_left_out(_i))
+    if (multipole_left_out(_i))
         return;
     hyperattn_params params = multipole_params(c);
     for (int kind = FILL_GAUSS; kind <= FILL_CLUSTERED; kind++) {
@@ -106,7 +101,7 @@ END_TEST
 START_TEST(numbers_of_long_pasts_are_those_of_float64)
 {
     const multipole_case *c = &long_cases[_i];
-    if (is_left_out(_i))
+    if (multipole_left_out(_i))
         return;
     hyperattn_params params = multipole_params(c);
     multipole_choices choices;

@@ -28,6 +28,9 @@ typedef struct multipole_cases {
 /* Every shape and option. */
 extern const multipole_cases multipole_all;
 
+/* Whether a case is left out, by its number: three of four under an emulator, which takes long. */
+int multipole_left_out(int number);
+
 /* What the library gets of a case. */
 hyperattn_problem multipole_problem(const multipole_case *c);
 hyperattn_params multipole_params(const multipole_case *c);
