@@ -80,7 +80,7 @@ START_TEST(later_keys_and_values_change_nothing)
     tensors t = filled(&causal, FILL_CLUSTERED);
     run(&t, &params, 2);
     saved before = tensors_save(&t);
-    for (int s = COUNT(last) - 1; s >= 0; s--) {
+    for (int s = COUNT(last) - 1; s >= 0; s -= emulated() ? 4 : 1) {
         for (int64_t j = last[s] + 1; j < causal.nk; j++) {
             tensors_set_row(&t, T_K, 0, 0, j, poisons[j % 4]);
             tensors_set_row(&t, T_V, 0, 0, j, poisons[(j + s) % 4]);

@@ -62,7 +62,7 @@ START_TEST(later_keys_and_values_change_nothing)
     tensors t = filled(&eras, FILL_GAUSS);
     run(&t, &params);
     saved before = tensors_save(&t);
-    for (int s = COUNT(last) - 1; s >= 0; s--) {
+    for (int s = COUNT(last) - 1; s >= 0; s -= emulated() ? 4 : 1) {
         for (int64_t j = last[s] + 1; j < eras.nk; j++) {
             tensors_set_row(&t, T_K, 0, 0, j, poisons[j % 4]);
             tensors_set_row(&t, T_V, 0, 0, j, poisons[(j + s) % 4]);
@@ -116,7 +116,7 @@ START_TEST(later_rows_change_nothing_where_they_are_strict)
     tensors t = filled(&c, FILL_CLUSTERED);
     run(&t, &params);
     saved before = tensors_save(&t);
-    for (int s = COUNT(last) - 1; s >= 0; s--) {
+    for (int s = COUNT(last) - 1; s >= 0; s -= emulated() ? 4 : 1) {
         for (int64_t j = last[s] + 1; j < c.nk; j++) {
             tensors_set_row(&t, T_Q, 0, 0, j, s % 2 ? (double)(j % 7) : poisons[j % 4]);
             tensors_set_row(&t, T_Q, 0, 1, j, -3);
