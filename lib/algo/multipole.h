@@ -46,7 +46,7 @@ typedef struct ha_recipe {
     int part;                /* a row may look for one key of so many */
     int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
     int cell_bits;           /* cell = 1 << cell_bits */
-    int strict;              /* strict_causal: see below */
+    int strict;              /* strict_causal: see above */
     int64_t first;           /* position of a key; leaves before it have no past */
 } ha_recipe;
 
