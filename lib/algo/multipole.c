@@ -35,10 +35,6 @@ static const preset presets[] = {
 /* Deepest that a budget looks for keys: deeper ones are too many to be worth a look each. */
 #define DEEPEST 8.0f
 
-/* A row that wants more than a small part of its past is better served by columns for the least of
- * its keys: they are many, and of little weight each. It has them where depth is set. */
-#define DEFAULT_PART 16
-
 static int64_t round_up(int64_t x, int64_t to)
 {
     return (x + to - 1) / to * to;
@@ -103,7 +99,6 @@ ha_recipe ha_recipe_of(const hyperattn_params *params, int64_t nq, int64_t nk, i
         .selected = params->num_selected ? params->num_selected : p.selected,
         .candidates = (candidates + cell - 1) / cell,
         .depth = depth > 0 ? depth : 0,
-        .part = params->private_depth ? 1 : DEFAULT_PART,
         .cell = cell,
         .far_cell = round_up(far_cell, cell),
         .cell_bits = bits,

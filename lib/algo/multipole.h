@@ -43,7 +43,6 @@ typedef struct ha_recipe {
     int64_t selected;        /* keys of the past that a bundle attends to exactly */
     int64_t candidates;      /* cells among whose keys they are found */
     float depth;             /* nats below all that a row sees, down to private keys; 0: none */
-    int part;                /* a row may look for one key of so many */
     int64_t cell, far_cell;  /* keys; far_cell is a multiple of cell, cell divides SHORT_STRETCH */
     int cell_bits;           /* cell = 1 << cell_bits */
     int strict;              /* strict_causal: see above */

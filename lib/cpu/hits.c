@@ -8,9 +8,6 @@
 /* Standard deviations of what codes leave out by which a guess may be low. */
 #define MARGIN 2
 
-/* Hits that a row may have, however short its past. */
-#define LEAST_ROOM 64
-
 void ha_hits_carve(ha_carver *c, const ha_cpu_plan *plan, ha_hits *hits)
 {
     const ha_arith *f32 = &plan->kernels->f32;
@@ -126,13 +123,13 @@ static void begin_rows(const scan *s, const ha_scan *keys, const row_codes *code
     bar_cells(s, by_cell, keys->rows);
 }
 
-/* By how much a row's least score is raised at least while too much is found: a large step would
- * leave out keys that there is room for. */
+/* By how much a row's least score is raised while too much is found: a large step would leave out
+ * keys that there is room for. */
 #define SMALL_STEP 0.5f
 #define SMALL_STEPS 16
 
-/* Scans row i of them again while it hits more than there is room for: the more the sooner it had
- * so many. Scores may be of any size. */
+/* Scans row i of them again while it hits more than there is room for: scores may be of any
+ * size. */
 static void scan_again(const scan *s, const ha_scan *all, int64_t i)
 {
     ha_scan one = *all;
@@ -146,8 +143,7 @@ static void scan_again(const scan *s, const ha_scan *all, int64_t i)
     one.found += i;
     float step = SMALL_STEP;
     for (int times = 1; *one.found == one.room; times++) {
-        float scanned = (float)((one.hit[one.room - 1] >> s->slot_bits) + 1) / (float)s->ncells;
-        least += step - log2f(scanned);
+        least += step;
         step *= times < SMALL_STEPS ? 1 : 2;
         s->plan->kernels->scan_codes(&one);
     }
@@ -164,8 +160,7 @@ static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
         .codes = s->rows->det->codes, .boxes = s->rows->det->boxes, .nsets = s->nsets,
         .blocks = ha_code_blocks(&s->recipe), .rows = (int)n, .q = q, .score = hits->by_cell,
         .least = least, .unit = unit, .scale = s->scale, .hit = hits->found,
-        .room = ha_min(HA_MOST_HITS, LEAST_ROOM + s->rows->past / s->recipe.part),
-        .found = found,
+        .room = HA_MOST_HITS, .found = found,
     };
     begin_rows(s, &keys, &codes, first);
     s->plan->kernels->scan_codes(&keys);
