@@ -192,7 +192,7 @@ typedef struct hyperattn_params {
     int budget;              /* work a query, in keys of exact attention at n = 8192: 64..1000000 */
     int leaf_size;           /* causal: rows that share their nearest keys; a multiple of 128, up to
                               * 2048 */
-    int num_selected;        /* most keys that are chosen for each bundle of 64 rows */
+    int num_selected;        /* most keys that are chosen for each bundle of 128 rows */
     int num_candidates;      /* keys that are kept apart from the far cells */
     float private_depth;     /* nats below the logarithm of a row's sum to which single keys are
                               * looked for; negative: they are not, and the chosen ones are the

@@ -106,6 +106,7 @@ static void variant_begin(const variant *v, tensors *t, hyperattn_params *params
     params->min_seq_len = 64;
     params->leaf_size = 128;
     params->num_selected = 8;
+    params->private_depth = 3;
     params->kappa_cap = v->kappa_cap;
     hyperattn_block_mask_init(&mask);
     mask.query_block = mask.key_block = 100;

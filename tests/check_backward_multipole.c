@@ -98,17 +98,14 @@ START_TEST(gradients_of_selected_keys_are_exact)
 }
 END_TEST
 
-/* Cases whose past has less keys than a row has room for private ones. */
-static const int private_cases[] = {0, 2, 4, 11, 12, 15, 16, 21, 22, 23, 25, 26, 27,
-                                    28, 29, 30, 31};
+/* Cases that are estimated, and far from exact. */
+static const int estimated_cases[] = {0, 2, 4, 11, 12, 15, 16, 21, 22, 23, 25, 26, 27,
+                                      28, 29, 30, 31};
 
-/* At such a depth each key that is not selected is private. Cells are as large as a block of codes:
- * empty places there would count among a row's keys. */
-START_TEST(gradients_of_private_keys_are_exact)
+/* At such a depth rows want all of their past. */
+START_TEST(gradients_of_crowded_rows_are_exact)
 {
-    multipole_case c = multipole_all.cases[private_cases[_i]];
-    c.cell = c.cell && c.cell < 16 ? 16 : c.cell;
-    c.far_cell = c.far_cell && c.far_cell < 16 ? 16 : c.far_cell;
+    const multipole_case c = multipole_all.cases[estimated_cases[_i]];
     double most = c.dtype == HYPERATTN_F32 ? 1.2e-6 : c.dtype == HYPERATTN_F16 ? 4.5e-4 : 1e-2;
     tensors t = filled(&c, FILL_GAUSS);
     hyperattn_params params = multipole_params(&c);
@@ -119,7 +116,7 @@ START_TEST(gradients_of_private_keys_are_exact)
     for (int part = 0; part < 3; part++) {
         ck_assert_msg(with.of[part] < most, "%s: error %g of d%c", c.name, with.of[part],
                       "qkv"[part]);
-        ck_assert_msg(without.of[part] > 0.1, "%s: d%c has no need of private keys", c.name,
+        ck_assert_msg(without.of[part] > 0.1, "%s: d%c is exact anyway", c.name,
                       "qkv"[part]);
     }
     tensors_free(&t);
@@ -325,7 +322,7 @@ int main(void)
         puts("reduced: every fourth case of multipole_cases.c");
     TCase *topic = topic_begin("backward_multipole");
     tcase_add_loop_test(topic, gradients_of_selected_keys_are_exact, 0, multipole_all.n);
-    tcase_add_loop_test(topic, gradients_of_private_keys_are_exact, 0, COUNT(private_cases));
+    tcase_add_loop_test(topic, gradients_of_crowded_rows_are_exact, 0, COUNT(estimated_cases));
     tcase_add_loop_test(topic, gradients_of_values_are_forwards_weights, 0, multipole_all.n);
     tcase_add_loop_test(topic, gradients_are_the_slopes_of_forward, 0, COUNT(scenes));
     return topic_end();

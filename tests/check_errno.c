@@ -127,6 +127,7 @@ static void run_methods(hyperattn_ctx *ctx, const hyperattn_params *paper)
     capped.kappa_cap = 4;
     multipole.method = HYPERATTN_MULTIPOLE;
     multipole.num_selected = 4;
+    multipole.private_depth = 3;
     multipole.num_candidates = 16;
     multipole.cell_size = 8;
     multipole.far_cell_size = 16;

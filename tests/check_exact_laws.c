@@ -362,6 +362,7 @@ static hyperattn_params estimating(void)
 {
     hyperattn_params params = params_of((way){NULL, HYPERATTN_MULTIPOLE});
     params.num_selected = 8;
+    params.private_depth = 3;
     params.num_candidates = 64;
     params.cell_size = 8;
     params.far_cell_size = 32;

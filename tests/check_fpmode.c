@@ -118,6 +118,7 @@ static hyperattn_params variant_params(const variant *v)
     hyperattn_params_init(&params);
     params.method = v->method;
     params.num_selected = 8; /* so that MULTIPOLE estimates */
+    params.private_depth = 3;
     params.block_size = 64;
     params.sample_size = 64;
     params.min_seq_len = 200;

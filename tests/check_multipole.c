@@ -111,6 +111,22 @@ START_TEST(all_keys_selected_are_exact)
 }
 END_TEST
 
+/* At such a depth rows want all of their past. */
+#define ALL 60
+
+START_TEST(crowded_rows_are_exact)
+{
+    if (multipole_left_out(_i))
+        return;
+    multipole_case c = multipole_all.cases[_i];
+    c.depth = ALL;
+    hyperattn_params params = multipole_params(&c);
+    tensors t = filled(&c, FILL_GAUSS);
+    check_at_all_levels(&c, &t, &params, "crowded");
+    tensors_free(&t);
+}
+END_TEST
+
 /* Scores of some hundreds: a spread that grows without bound would drown all other keys. */
 START_TEST(large_scores_stay_finite)
 {
@@ -144,6 +160,7 @@ int main(void)
     tcase_add_loop_test(topic, candidates_of_rows_that_are_alike_are_exact, 0, multipole_all.n);
     tcase_add_loop_test(topic, keys_that_are_alike_are_exact, 0, multipole_all.n);
     tcase_add_loop_test(topic, all_keys_selected_are_exact, 0, multipole_all.n);
+    tcase_add_loop_test(topic, crowded_rows_are_exact, 0, multipole_all.n);
     tcase_add_loop_test(topic, large_scores_stay_finite, 0, multipole_all.n);
     return topic_end();
 }

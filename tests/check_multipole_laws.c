@@ -295,12 +295,12 @@ static double error_of(tensors *t, const hyperattn_params *params, const oracle 
     return oracle_error(o, t);
 }
 
-/* Keys around some centres: .034 without a mask and .17 with it. With as many selected keys as by
+/* Keys around some centres: .053 without a mask and .087 with it. With as many selected keys as by
  * default all of these pasts would be exact. */
 START_TEST(error_is_small_on_clustered_keys)
 {
     multipole_case c = {"error", _i ? 3600 : 900, _i ? 3600 : 900, 1, 1, 16, 16, .causal = _i,
-                        .sinks = 16, .selected = 256};
+                        .sinks = 16, .selected = 256, .depth = _i ? 6 : 4.5};
     hyperattn_params params = multipole_params(&c), hyper = params;
     tensors t = filled(&c, FILL_CLUSTERED);
     oracle o = oracle_exact(&t);
@@ -308,7 +308,7 @@ START_TEST(error_is_small_on_clustered_keys)
     hyper.block_size = hyper.sample_size = 64;
     hyper.min_seq_len = 200;
     double error = error_of(&t, &params, &o), other = error_of(&t, &hyper, &o);
-    ck_assert_msg(error < (_i ? 0.2 : 0.05), "error %g", error);
+    ck_assert_msg(error < (_i ? 0.17 : 0.1), "error %g", error);
     ck_assert_msg(error < other / 5, "error %g, HyperAttention %g", error, other);
     oracle_free(&o);
     tensors_free(&t);

@@ -203,6 +203,7 @@ START_TEST(each_sequence_has_its_own_recipe)
     hyperattn_params_init(&params);
     params.method = HYPERATTN_MULTIPOLE;
     params.num_selected = 16;
+    params.private_depth = 3;
     for (int causal = 0; causal < 2; causal++) {
         const way w = {NULL, causal, 3, HYPERATTN_F32};
         check_batch(emulated() ? &short_batch : &batches[_i], &params, &w,

@@ -84,6 +84,7 @@ static hyperattn_params variant_params(const variant *v)
     params.kappa_cap = v->kappa_cap;
     params.leaf_size = 128;
     params.num_selected = 8;
+    params.private_depth = 3;
     params.num_candidates = 64;
     params.cell_size = 8;
     params.far_cell_size = 32;

@@ -72,6 +72,10 @@ static const multipole_case cases[] = {
      .selected = 8, .candidates = 64, .cell = 8, .far_cell = 32, .strided = 1},
 };
 
+/* The depth where a case has none of its own. Rows with so short a past are crowded by the
+ * library's (cpu/hits.h), and exact. */
+#define SHALLOW 3
+
 const multipole_cases multipole_all = {cases, sizeof cases / sizeof *cases};
 
 int multipole_left_out(int number)
@@ -124,7 +128,7 @@ hyperattn_params multipole_params(const multipole_case *c)
     params.num_sinks = c->sinks;
     params.num_selected = c->selected;
     params.num_candidates = c->candidates;
-    params.private_depth = c->depth;
+    params.private_depth = c->depth ? c->depth : SHALLOW;
     params.cell_size = c->cell;
     params.far_cell_size = c->far_cell;
     return params;

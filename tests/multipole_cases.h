@@ -13,7 +13,7 @@ typedef struct multipole_case {
     int64_t nq, nk, heads, heads_kv, d, dv;
     int causal;
     int leaf, window, sinks, selected, candidates, cell, far_cell;
-    float depth; /* 0: the default; negative: no private keys */
+    float depth; /* 0: a shallow one; negative: no private keys */
     hyperattn_dtype dtype;
     int ragged;  /* sequences of lengths on either side of what has a past, and an empty one */
     int strided; /* rows lie apart, heads of a row beside each other */

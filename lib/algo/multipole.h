@@ -25,7 +25,7 @@
 
 #define HA_LONG_STRETCH 2048
 #define HA_SHORT_STRETCH 128
-#define HA_BUNDLE_ROWS 64
+#define HA_BUNDLE_ROWS 128
 
 /* Fewer rows than these are computed exactly, however many keys there are: to sort the keys and
  * to expand their cells costs as much as exact attention of some hundred rows, for one row too. */

@@ -25,7 +25,8 @@ ha_bundle_sizes ha_largest_bundle(const ha_cpu_plan *plan)
         s.cells = ha_max(s.cells, cells);
         s.candidates = ha_max(s.candidates, taken);
         s.keys = ha_max(s.keys, ha_min(nk, taken * r.cell));
-        s.selected = ha_max(s.selected, ha_min(nk, r.selected));
+        int64_t selected = r.depth > 0 ? ha_max(r.selected, HA_CROWDED_PAST) : r.selected;
+        s.selected = ha_max(s.selected, ha_min(nk, selected));
         s.columns = ha_max(s.columns, taken + (nk + r.far_cell - 1) / r.far_cell);
     }
     return s;
@@ -165,12 +166,19 @@ static void select_position(ha_bundle_work *w, const ha_order *order, const ha_e
 /* In place of votes: of sinks, which every row attends to anyway. */
 #define NOT_PRIVATE (HA_BUNDLE_ROWS + 1)
 
-/* Votes that make a key selected: as few as pay, or more where too many keys have them. */
-static int votes_needed(const ha_hits *hits, const ha_order *order, const ha_era *era,
-                        const ha_recipe *r, int64_t past)
+/* What the hits of a bundle come to. */
+typedef struct tally {
+    int least;         /* votes that make a key selected */
+    int64_t selected;
+    int64_t in_private; /* votes of the others */
+} tally;
+
+/* As few votes as pay make a key selected, or more where too many keys have them. */
+static tally count_votes(const ha_hits *hits, const ha_order *order, const ha_era *era,
+                         const ha_recipe *r, int64_t past)
 {
-    int64_t keys[NOT_PRIVATE + 1] = {0}, taken = 0; /* keys with so many votes */
-    int least = NOT_PRIVATE;
+    int64_t keys[NOT_PRIVATE + 1] = {0}; /* with so many votes */
+    tally t = {NOT_PRIVATE, 0, 0};
     for (int64_t first = 0; first < past; first += r->cell) {
         const uint32_t *key = ha_past_keys(order, era, first);
         int64_t n = hits->touched[first >> r->cell_bits] ? ha_min(r->cell, past - first) : 0;
@@ -180,17 +188,41 @@ static int votes_needed(const ha_hits *hits, const ha_order *order, const ha_era
             keys[hits->votes[first + x]]++;
         }
     }
-    while (least > LEAST_VOTES && taken + keys[least - 1] <= r->selected)
-        taken += keys[--least];
-    return least;
+    while (t.least > LEAST_VOTES && t.selected + keys[t.least - 1] <= r->selected)
+        t.selected += keys[--t.least];
+    for (int votes = 1; votes < t.least; votes++)
+        t.in_private += votes * keys[votes];
+    return t;
+}
+
+/* Keys of the past that a private key costs as much as. */
+#define PRIVATE_COST 20
+
+/* Whether the past is cheaper than what the bundle would make of it. */
+static int is_crowded(const ha_bundle_work *w, const tally *t, int64_t past)
+{
+    return past <= HA_CROWDED_PAST &&
+           t->selected * w->nrows + PRIVATE_COST * t->in_private > past * w->nrows;
+}
+
+/* The past, but for the sinks, as selected keys. */
+static void select_all(ha_bundle_work *w, const ha_recipe *r, int64_t past, int64_t cells,
+                       ha_hits *hits)
+{
+    w->all = 1;
+    w->nselected = w->columns.n = w->ncandidates = w->nkeys = w->napart = 0;
+    for (int64_t key = r->sinks; key < past; key++)
+        w->selected[w->nselected++] = (uint32_t)key;
+    for (int64_t x = 0; x < cells; x++)
+        w->place[x] = w->column[x] = -1;
+    memset(hits->begin, 0, sizeof hits->begin);
 }
 
 /* The keys that so many rows hit that it is cheaper to attend to them as one. */
 static void select_hit(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
                        const ha_order *order, const ha_era *era, const ha_recipe *r, int64_t past,
-                       ha_hits *hits)
+                       ha_hits *hits, int least)
 {
-    int least = votes_needed(hits, order, era, r, past);
     for (int64_t first = 0; first < past; first += r->cell) {
         int64_t end = hits->touched[first >> r->cell_bits] ? ha_min(past, first + r->cell) : 0;
         for (int64_t x = first; x < end; x++)
@@ -323,10 +355,18 @@ void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_
 {
     const ha_recipe r = ha_recipe_for(plan, kh->layout);
     int64_t n = (past + r.cell - 1) / r.cell;
+    tally votes = {0, 0, 0};
+    w->all = 0;
+    if (hits && !hits->crowded)
+        votes = count_votes(hits, order, era, &r, past);
+    if (hits && (hits->crowded || is_crowded(w, &votes, past))) {
+        select_all(w, &r, past, n, hits);
+        return;
+    }
     choose_cells(plan, w, cells, n, r.candidates);
     list_candidates(plan, w, kh, order, era, &r, past);
     if (hits)
-        select_hit(plan, w, kh, order, era, &r, past, hits);
+        select_hit(plan, w, kh, order, era, &r, past, hits, votes.least);
     else
         select_heaviest(w, &r);
     w->columns.n = 0;

@@ -5,7 +5,7 @@
  * scores one by one. Selected are the keys that many rows hit (cpu/hits.h) or, without a detector,
  * the candidates' heaviest ones. What is left of the candidates is expanded around the mean query;
  * the other cells are moved there and merged into far cells, from which selected keys are taken
- * out.
+ * out. Where rows hit so much that this costs more than the past itself, all of it is selected.
  */
 #ifndef HA_BUNDLE_H
 #define HA_BUNDLE_H
@@ -37,6 +37,7 @@ typedef struct ha_bundle_work {
     float *apart_score;
     int64_t napart;
     /* results */
+    int all; /* all of the past is selected: no columns, and no private keys */
     uint32_t *selected, *position; /* keys, and their positions where hits were looked for */
     int64_t nselected;
     ha_columns columns; /* f32 rows: */

@@ -149,6 +149,17 @@ static void scan_again(const scan *s, const ha_scan *all, int64_t i)
     }
 }
 
+/* Whether rows [0, end) are, with `kept` hits of those before the last n. A row without room for
+ * all its hits counts for two. */
+static int are_crowded(const scan *s, const int64_t *found, int64_t n, int64_t end, int64_t kept)
+{
+    int64_t past = s->rows->past;
+    for (int64_t i = 0; i < n; i++)
+        kept += found[i] < HA_MOST_HITS ? found[i] : 2 * HA_MOST_HITS;
+    return past <= HA_CROWDED_PAST && kept * HA_CROWDED >= end * past;
+}
+
+/* Rows from `first` on. Returns how many hits there are then, with `kept` before. */
 static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
 {
     ha_hits *hits = s->hits;
@@ -164,7 +175,8 @@ static int64_t find_rows(const scan *s, int64_t first, int64_t n, int64_t kept)
     };
     begin_rows(s, &keys, &codes, first);
     s->plan->kernels->scan_codes(&keys);
-    for (int64_t i = 0; i < n; i++) {
+    hits->crowded = are_crowded(s, found, n, first + n, kept);
+    for (int64_t i = 0; i < n && !hits->crowded; i++) {
         if (found[i] == keys.room)
             scan_again(s, &keys, i);
         hits->begin[first + i] = kept;
@@ -193,7 +205,8 @@ void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows
     memset(hits->votes, 0, (size_t)rows->past);
     memset(hits->touched, 0, (size_t)s.ncells);
     int64_t step = ha_rows_scored(plan), kept = 0;
-    for (int64_t first = 0; first < rows->n; first += step)
+    hits->crowded = 0;
+    for (int64_t first = 0; first < rows->n && !hits->crowded; first += step)
         kept = find_rows(&s, first, ha_min(step, rows->n - first), kept);
     hits->begin[rows->n] = kept;
 }

@@ -12,6 +12,13 @@
 /* Most hits of one row. */
 #define HA_MOST_HITS 1024
 
+/* Where rows hit one of so many keys of their past, to look for them costs more than to attend to
+ * the past as it is. They are crowded. */
+#define HA_CROWDED 16
+
+/* The longest past that can be. */
+#define HA_CROWDED_PAST (HA_CROWDED * HA_MOST_HITS)
+
 /* Rows that are scored against columns, and scanned, at a time: at most HA_SCAN_ROWS. */
 static inline int64_t ha_rows_scored(const ha_cpu_plan *plan)
 {
@@ -24,6 +31,7 @@ typedef struct ha_hits {
     int64_t begin[HA_BUNDLE_ROWS + 1]; /* where a row's begin */
     uint8_t *votes;     /* rows that hit a position: [nk] */
     uint8_t *touched;   /* whether a cell was hit */
+    int crowded;        /* then nothing else is known */
     /* of rows that are scanned together */
     float *projection;  /* [rows][HA_BASIS] */
     float *by_cell;     /* products with the columns of the era: [rows][sets of cells] */
@@ -54,7 +62,7 @@ typedef struct ha_scanned {
 float ha_hits_near(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows, const float *m,
                    const float *l);
 
-/* Finds the hits of rows. */
+/* Finds the hits of rows, or that they are crowded. */
 void ha_hits_find(const ha_cpu_plan *plan, ha_hits *hits, const ha_scanned *rows);
 
 /* Leaves out the hits of positions that have so many votes. */

@@ -292,7 +292,7 @@ static void load_own(const ha_bundle_walk *walk, int64_t place, ha_multipole_thr
                      const ha_walk_bundle *b)
 {
     ha_bundle_load(walk->call->plan, b->work, &b->at);
-    if (!b->hits)
+    if (!b->hits || b->work->all)
         return;
     find_hits(walk, place, t, b);
     ha_bundle_leave_private(b->work, b->era.order, &b->era.era, &b->era.recipe, b->hits);
