@@ -31,12 +31,10 @@ typedef struct stage {
 
 static ha_column_sums carve_sums(ha_carver *c, const ha_cpu_plan *plan, int64_t n)
 {
-    return (ha_column_sums){
-        .dk = ha_carve(c, n * plan->ldgrad, sizeof(float)),
-        .dv = ha_carve(c, n * plan->ldacc, sizeof(float)),
-        .ldk = plan->ldgrad,
-        .ldv = plan->ldacc,
-    };
+    ha_column_sums s = {.ldk = plan->ldgrad, .ldv = plan->ldacc};
+    s.dk = ha_carve(c, n * plan->ldgrad, sizeof *s.dk);
+    s.dv = ha_carve(c, n * plan->ldacc, sizeof *s.dv);
+    return s;
 }
 
 /* What detectors need to find forward's private keys again. */
@@ -116,12 +114,8 @@ static void run_keys(const job *j, int64_t rows, ha_rows k, ha_rows v, const flo
             t->logw[x] = x >= keys ? -INFINITY : logw ? logw[first + x] : 0;
         ha_grad_pack_keys(plan, &t->grad, &k, &v, keys);
         const ha_grad_block block = {
-            .rows = rows,
-            .keys = keys,
-            .logw = t->logw,
-            .dq = t->dq,
-            .dk = dk + first * plan->ldgrad,
-            .dv = dv + first * plan->ldacc,
+            .rows = rows, .keys = keys, .logw = t->logw, .dq = t->dq,
+            .dk = dk + first * plan->ldgrad, .dv = dv + first * plan->ldacc,
         };
         ha_grad_tiles(plan, &t->grad, &block);
         if (k.index)

@@ -4,12 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "algo/select.h"
+#include "cpu/choices.h"
 #include "int64.h"
-
-/* Rows that must hit a key for it to be selected. Two private keys cost less than a selected one,
- * but all rows gain by a selected key, those too that did not hit it. */
-#define LEAST_VOTES 2
 
 /* The part of a far cell that must be left when selected keys are taken out, or nothing is: beyond,
  * the digits of what is left are in doubt. */
@@ -90,162 +86,6 @@ void ha_bundle_mean(const ha_cpu_plan *plan, ha_bundle_work *w)
         w->mean[c] /= (float)found;
 }
 
-/* ---- choices --------------------------------------------------------------------------------- */
-
-static void choose_cells(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_cells *cells,
-                         int64_t n, int64_t candidates)
-{
-    int64_t ld = ha_cells_ldk(plan);
-    const ha_rows keys = {cells->key, ld, NULL, 0, HYPERATTN_F32};
-    const ha_scores scores = {w->cell_score, w->mean, ld, keys, n, plan->problem->head_dim, 1,
-                              plan->problem->softmax_scale * HA_LOG2E};
-    plan->kernels->score_rows(&scores);
-    for (int64_t x = 0; x < n; x++) {
-        int empty = cells->mass[x] == -INFINITY;
-        w->rank[x] = empty ? 0 : ha_rank_of(cells->mass[x] + w->cell_score[x]);
-        w->place[x] = w->column[x] = -1;
-    }
-    w->ncandidates = ha_largest(w->rank, n, candidates, w->candidates);
-}
-
-/* Scores of n keys, by the mean query. */
-static void score_keys(const ha_cpu_plan *plan, const ha_bundle_work *w, const ha_key_head *kh,
-                       const uint32_t *keys, int64_t n, float *score)
-{
-    ha_rows k = kh->k;
-    k.index = keys;
-    const ha_scores scores = {score, w->mean, ha_cells_ldk(plan), k, n, plan->problem->head_dim, 1,
-                              plan->problem->softmax_scale * HA_LOG2E};
-    plan->kernels->score_rows(&scores);
-}
-
-static void list_candidates(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                            const ha_order *order, const ha_era *era, const ha_recipe *r,
-                            int64_t past)
-{
-    w->nkeys = 0;
-    for (int64_t x = 0; x < w->ncandidates; x++) {
-        int64_t first = w->candidates[x] * r->cell, n = ha_min(r->cell, past - first);
-        memcpy(w->keys + w->nkeys, ha_past_keys(order, era, first), (size_t)n * sizeof *w->keys);
-        w->place[w->candidates[x]] = (int32_t)w->nkeys;
-        w->nkeys += n;
-    }
-    score_keys(plan, w, kh, w->keys, w->nkeys, w->key_score);
-    for (int64_t j = 0; j < w->nkeys; j++)
-        w->gone[j] = (int64_t)w->keys[j] < r->sinks;
-    w->nselected = w->napart = 0;
-}
-
-/* The heaviest keys of the candidates. */
-static void select_heaviest(ha_bundle_work *w, const ha_recipe *r)
-{
-    for (int64_t j = 0; j < w->nkeys; j++)
-        w->rank[j] = w->gone[j] ? 0 : ha_rank_of(w->key_score[j]);
-    w->nselected = ha_largest(w->rank, w->nkeys, r->selected, w->selected);
-    for (int64_t x = 0; x < w->nselected; x++) {
-        w->gone[w->selected[x]] = 1;
-        w->selected[x] = w->keys[w->selected[x]];
-    }
-}
-
-static void select_position(ha_bundle_work *w, const ha_order *order, const ha_era *era,
-                            const ha_recipe *r, int64_t position)
-{
-    int32_t place = w->place[position >> r->cell_bits];
-    uint32_t key = *ha_past_keys(order, era, position);
-    w->position[w->nselected] = (uint32_t)position;
-    w->selected[w->nselected++] = key;
-    if (place >= 0) {
-        w->gone[place + (position & (r->cell - 1))] = 1;
-        return;
-    }
-    w->apart[w->napart] = (uint32_t)position;
-    w->apart_key[w->napart++] = key;
-}
-
-/* In place of votes: of sinks, which every row attends to anyway. */
-#define NOT_PRIVATE (HA_BUNDLE_ROWS + 1)
-
-/* What the hits of a bundle come to. */
-typedef struct tally {
-    int least;         /* votes that make a key selected */
-    int64_t selected;
-    int64_t in_private; /* votes of the others */
-} tally;
-
-/* As few votes as pay make a key selected, or more where too many keys have them. */
-static tally count_votes(const ha_hits *hits, const ha_order *order, const ha_era *era,
-                         const ha_recipe *r, int64_t past)
-{
-    int64_t keys[NOT_PRIVATE + 1] = {0}; /* with so many votes */
-    tally t = {NOT_PRIVATE, 0, 0};
-    for (int64_t first = 0; first < past; first += r->cell) {
-        const uint32_t *key = ha_past_keys(order, era, first);
-        int64_t n = hits->touched[first >> r->cell_bits] ? ha_min(r->cell, past - first) : 0;
-        for (int64_t x = 0; x < n; x++) {
-            if (key[x] < r->sinks)
-                hits->votes[first + x] = NOT_PRIVATE;
-            keys[hits->votes[first + x]]++;
-        }
-    }
-    while (t.least > LEAST_VOTES && t.selected + keys[t.least - 1] <= r->selected)
-        t.selected += keys[--t.least];
-    for (int votes = 1; votes < t.least; votes++)
-        t.in_private += votes * keys[votes];
-    return t;
-}
-
-/* Keys of the past that a private key costs as much as. */
-#define PRIVATE_COST 20
-
-/* Whether the past is cheaper than what the bundle would make of it. */
-static int is_crowded(const ha_bundle_work *w, const tally *t, int64_t past)
-{
-    return past <= HA_CROWDED_PAST &&
-           t->selected * w->nrows + PRIVATE_COST * t->in_private > past * w->nrows;
-}
-
-/* The past, but for the sinks, as selected keys. */
-static void select_all(ha_bundle_work *w, const ha_recipe *r, int64_t past, int64_t cells,
-                       ha_hits *hits)
-{
-    w->all = 1;
-    w->nselected = w->columns.n = w->ncandidates = w->nkeys = w->napart = 0;
-    for (int64_t key = r->sinks; key < past; key++)
-        w->selected[w->nselected++] = (uint32_t)key;
-    for (int64_t x = 0; x < cells; x++)
-        w->place[x] = w->column[x] = -1;
-    memset(hits->begin, 0, sizeof hits->begin);
-}
-
-/* The keys that so many rows hit that it is cheaper to attend to them as one. */
-static void select_hit(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                       const ha_order *order, const ha_era *era, const ha_recipe *r, int64_t past,
-                       ha_hits *hits, int least)
-{
-    for (int64_t first = 0; first < past; first += r->cell) {
-        int64_t end = hits->touched[first >> r->cell_bits] ? ha_min(past, first + r->cell) : 0;
-        for (int64_t x = first; x < end; x++)
-            if (hits->votes[x] >= least && hits->votes[x] < NOT_PRIVATE)
-                select_position(w, order, era, r, x);
-    }
-    ha_hits_keep_below(hits, least, w->nrows);
-    score_keys(plan, w, kh, w->apart_key, w->napart, w->apart_score);
-}
-
-void ha_bundle_leave_private(const ha_bundle_work *w, const ha_order *order, const ha_era *era,
-                             const ha_recipe *recipe, ha_hits *hits)
-{
-    for (int64_t h = 0; h < hits->begin[w->nrows]; h++) {
-        uint32_t position = hits->position[h];
-        if ((int64_t)*ha_past_keys(order, era, position) < recipe->sinks)
-            hits->votes[position] = NOT_PRIVATE;
-    }
-    for (int64_t x = 0; x < w->nselected; x++)
-        hits->votes[w->position[x]] = NOT_PRIVATE;
-    ha_hits_keep_below(hits, NOT_PRIVATE, w->nrows);
-}
-
 /* ---- columns --------------------------------------------------------------------------------- */
 
 /* The next column, before it is known whether anything is left to stand for. */
@@ -269,12 +109,13 @@ static int32_t add_column(ha_bundle_work *w, ha_moments m)
 }
 
 /* What is left of the candidates. */
-static void candidate_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                              const ha_recipe *r, int64_t past)
+static void candidate_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_past *past)
 {
+    int64_t size = past->r->cell;
     for (int64_t x = 0; x < w->ncandidates; x++) {
         int64_t cell = w->candidates[x], first = w->place[cell];
-        ha_expansion left = {.k = kh->k, .v = kh->v, .n = ha_min(r->cell, past - cell * r->cell)};
+        ha_expansion left = {.k = past->kh->k, .v = past->kh->v,
+                             .n = ha_min(size, past->keys - cell * size)};
         for (int64_t j = 0; j < left.n; j++) {
             w->tilt[j] = w->key_score[first + j];
             w->w[j] = w->gone[first + j] ? -INFINITY : w->tilt[j];
@@ -294,15 +135,14 @@ static void take_rows(const ha_cpu_plan *plan, const ha_bundle_work *w, float *x
 }
 
 /* What an expansion of cells is without the selected keys number [from, to) of those apart. */
-static ha_moments take_out(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                           const ha_cells *cells, const ha_recipe *r, const ha_expansion *far,
-                           ha_moments m, int64_t from, int64_t to)
+static ha_moments take_out(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_past *past,
+                           const ha_expansion *far, ha_moments m, int64_t from, int64_t to)
 {
     int64_t n = to - from;
     float taken = 0, tilt = 0;
     for (int64_t j = 0; j < n; j++) {
         int64_t position = w->apart[from + j];
-        w->w[j] = cells->share[position] + w->share[position / r->cell] - m.mass;
+        w->w[j] = past->cells->share[position] + w->share[position >> past->r->cell_bits] - m.mass;
     }
     plan->kernels->exp2(w->w, n);
     for (int64_t j = 0; j < n; j++) {
@@ -312,7 +152,7 @@ static ha_moments take_out(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_
     float rest = 1 - taken;
     if (!(rest > LEAST_REST))
         return (ha_moments){-INFINITY, 0};
-    ha_rows k = kh->k, v = kh->v;
+    ha_rows k = past->kh->k, v = past->kh->v;
     k.index = v.index = w->apart_key + from;
     take_rows(plan, w, far->key, &k, n, rest, plan->problem->head_dim);
     take_rows(plan, w, far->value, &v, n, rest, plan->problem->head_dim_v);
@@ -320,11 +160,12 @@ static ha_moments take_out(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_
 }
 
 /* All other cells, moved to the mean query. */
-static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                        const ha_cells *cells, const ha_recipe *r, int64_t n)
+static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_past *past)
 {
+    const ha_cells *cells = past->cells;
+    const ha_recipe *r = past->r;
     int64_t ldk = ha_cells_ldk(plan), ldv = ha_cells_ldv(plan), per = r->far_cell / r->cell;
-    int64_t from = 0, to = 0;
+    int64_t n = past->ncells, from = 0, to = 0;
     for (int64_t first = 0; first < n; first += per, from = to) {
         ha_expansion far = {.k = {cells->key, ldk, w->index, 0, HYPERATTN_F32},
                             .v = {cells->value, ldv, w->index, 0, HYPERATTN_F32}};
@@ -340,7 +181,7 @@ static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key
         while (to < w->napart && w->apart[to] < (first + per) * r->cell)
             to++;
         if (to > from)
-            m = take_out(plan, w, kh, cells, r, &far, m, from, to);
+            m = take_out(plan, w, past, &far, m, from, to);
         int32_t column = add_column(w, m);
         for (int64_t j = 0; j < far.n && column >= 0; j++) {
             w->column[w->index[j]] = column;
@@ -349,29 +190,14 @@ static void far_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key
     }
 }
 
-void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                       const ha_order *order, const ha_cells *cells, const ha_era *era,
-                       int64_t past, ha_hits *hits)
+void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_past *past,
+                       ha_hits *hits)
 {
-    const ha_recipe r = ha_recipe_for(plan, kh->layout);
-    int64_t n = (past + r.cell - 1) / r.cell;
-    tally votes = {0, 0, 0};
-    w->all = 0;
-    if (hits && !hits->crowded)
-        votes = count_votes(hits, order, era, &r, past);
-    if (hits && (hits->crowded || is_crowded(w, &votes, past))) {
-        select_all(w, &r, past, n, hits);
+    ha_choose(plan, w, past, hits);
+    if (w->all)
         return;
-    }
-    choose_cells(plan, w, cells, n, r.candidates);
-    list_candidates(plan, w, kh, order, era, &r, past);
-    if (hits)
-        select_hit(plan, w, kh, order, era, &r, past, hits, votes.least);
-    else
-        select_heaviest(w, &r);
-    w->columns.n = 0;
-    candidate_columns(plan, w, kh, &r, past);
-    far_columns(plan, w, kh, cells, &r, n);
+    candidate_columns(plan, w, past);
+    far_columns(plan, w, past);
     w->columns.k = (ha_rows){w->column_key, ha_cells_ldk(plan), NULL, 0, HYPERATTN_F32};
     w->columns.v = (ha_rows){w->column_value, ha_cells_ldv(plan), NULL, 0, HYPERATTN_F32};
     w->columns.kind = HA_EXACT_COLUMNS;

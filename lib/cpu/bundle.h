@@ -65,14 +65,19 @@ void ha_bundle_load(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_query_r
 /* Forms the mean of the rows that are loaded. */
 void ha_bundle_mean(const ha_cpu_plan *plan, ha_bundle_work *w);
 
-/* Chooses keys and forms columns, of `past` keys. hits: of its rows, of which those are left that
- * are not selected; or NULL. */
-void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_key_head *kh,
-                       const ha_order *order, const ha_cells *cells, const ha_era *era,
-                       int64_t past, ha_hits *hits);
+/* The past of a bundle. */
+typedef struct ha_past {
+    const ha_key_head *kh;
+    const ha_order *order;
+    const ha_cells *cells;
+    const ha_era *era;
+    const ha_recipe *r;
+    int64_t keys, ncells;
+} ha_past;
 
-/* Leaves of hits, which other rows have than those that chose, what is not selected. */
-void ha_bundle_leave_private(const ha_bundle_work *w, const ha_order *order, const ha_era *era,
-                             const ha_recipe *recipe, ha_hits *hits);
+/* Chooses keys (cpu/choices.h) and forms columns. hits: of its rows, of which those are left that
+ * are not selected; or NULL. */
+void ha_bundle_columns(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_past *past,
+                       ha_hits *hits);
 
 #endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A call that chooses: target_error on the processor. Some rows of every query head are computed
- * exactly; then the ladder is gone up step by step, each of which computes the heads that have come
- * to it. A head stays where its rows are near enough to the exact ones.
+ * A call that chooses: target_error on the processor. Every query head goes up a ladder of methods
+ * (cpu/climb.h); its gradients are those of the method at which it stays.
  */
 #ifndef HA_CHOOSE_H
 #define HA_CHOOSE_H

@@ -7,15 +7,7 @@
 #ifndef HA_MULTIPOLE_H
 #define HA_MULTIPOLE_H
 
-#include "cpu/private.h"
-
-typedef struct ha_multipole {
-    ha_orders orders;
-    ha_cell_sets sets;
-    ha_detectors detectors;
-    ha_privates privates;
-    struct ha_multipole_thread *threads;
-} ha_multipole;
+#include "cpu/eras.h"
 
 void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_multipole *m);
 
@@ -24,44 +16,6 @@ void ha_multipole_carve(ha_carver *c, const ha_cpu_plan *plan, int nthreads, ha_
 void ha_multipole_forward(ha_call *call, const ha_multipole *m, const ha_states *states);
 
 /* ---- what forward and backward share --------------------------------------------------------- */
-
-/* A walk over all bundles. */
-typedef struct ha_bundle_walk {
-    ha_call *call;
-    const ha_multipole *multipole;
-    const ha_states *states;
-    int with_values; /* 0: of the rows' softmax, only m and l are wanted */
-    int64_t number;  /* of the era at work */
-} ha_bundle_walk;
-
-/* Eras of the longest sequence in flight. */
-int64_t ha_walk_eras(const ha_call *call);
-
-/* An era of one query head. */
-typedef struct ha_era_at_work {
-    const ha_key_head *kh;
-    int64_t head;
-    const ha_order *order;
-    const ha_cells *cells;
-    const ha_detector *detector; /* or NULL */
-    ha_epoch_basis *basis;         /* the same, of the epoch */
-    ha_recipe recipe;
-    ha_era era;                  /* without rows, where the sequence has none of this number */
-    float *query;                /* the mean of the epoch */
-} ha_era_at_work;
-
-ha_era_at_work ha_walk_era(const ha_bundle_walk *walk, int64_t place, int64_t head,
-                           int64_t number);
-
-/* Sorts keys and rows, and finds what the queries of each epoch are like. */
-void ha_walk_begin(ha_bundle_walk *walk);
-
-/* Expands those cells of the era at work that the one before has not left, and gives codes to their
- * keys. Eras come in their order. */
-void ha_walk_begin_era(ha_bundle_walk *walk);
-
-/* Bundles of the era at work of a key head's group: items of a loop. */
-int64_t ha_walk_bundles(const ha_bundle_walk *walk, int64_t place);
 
 /* A bundle at work: its rows, and what they see of their past. */
 typedef struct ha_walk_bundle {
