@@ -21,9 +21,9 @@ typedef struct preset {
 /* Where rows look for keys, many may be selected, and hardly any is missed for being in a cell that
  * was no candidate. Where they do not, cells and candidates are all there is. */
 static const preset presets[] = {
-    {324, 128, 1024, 128, 64, 512, 4},
-    {710, 128, 1024, 256, 64, 256, 6},
-    {1288, 256, 1024, 512, 64, 256, 7},
+    {324, 128, 1024, 128, 64, 256, 4},
+    {710, 128, 1024, 256, 64, 128, 6},
+    {1288, 256, 1024, 512, 64, 128, 7},
 }, blind_presets[] = {
     {324, 256, 32, 128, 32, 256, -1},
     {710, 256, 128, 512, 32, 256, -1},
