@@ -21,12 +21,16 @@ fail() {
 }
 
 # Lines of heads are: head, method, budget, then private where there is a budget, tried, estimate,
-# error.
-choose 0.05 8192 >"$work/output" 2>&1 || fail "choose fails"
-awk '$1 ~ /^[0-9]+$/ { heads++; taken[$2]++; if (!($NF <= 0.06)) exit 1 }
-    END { exit !(heads == 6 && taken["multipole"] > 0) }' "$work/output" ||
-    fail "a head is not within its target, or no head took a step"
-grep -q "^asked for 0.05, got 0.0" "$work/output" || fail "the last line is wrong"
+# error. Steps take minutes under an emulator.
+if [ -z "$EMULATOR" ]; then
+    choose 0.05 8192 >"$work/output" 2>&1 || fail "choose fails"
+    awk '$1 ~ /^[0-9]+$/ { heads++; taken[$2]++; if (!($NF <= 0.06)) exit 1 }
+        END { exit !(heads == 6 && taken["multipole"] > 0) }' "$work/output" ||
+        fail "a head is not within its target, or no head took a step"
+    grep -q "^asked for 0.05, got 0.0" "$work/output" || fail "the last line is wrong"
+else
+    echo "reduced: the short sequence alone"
+fi
 
 choose 0.05 256 >"$work/output" 2>&1 || fail "choose fails for a short sequence"
 [ "$(grep -c "^ *[0-9]  exact .* 0.0000$" "$work/output")" = 6 ] || fail "not all heads are exact"

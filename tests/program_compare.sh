@@ -65,14 +65,16 @@ bf16='--dtype bf16 --causal --leaf 64 --block 32 --sample 32'
     within exact.csv worst_error 0.00001 0.02
     within one.hyper p90_error 0.01 5
 
-    # what each head takes for an error, and that it has it
-    measure --heads-dir heads/a --dtype bf16 --causal --methods auto,multipole --target-error 0.1 \
-        --per-head --csv h.csv --json h.json
-    says out 'estimate'
-    says h.json '"target_error": 0.1'
-    says h.json '"taken": "multipole"'
-    rows_of auto h.csv
-    within auto.csv worst_error 0.001 0.12
+    # what each head takes for an error, and that it has it: of 8192 rows, minutes under an emulator
+    if [ -z "${EMULATOR-}" ]; then
+        measure --heads-dir heads/a --dtype bf16 --causal --methods auto,multipole \
+            --target-error 0.1 --per-head --csv h.csv --json h.json
+        says out 'estimate'
+        says h.json '"target_error": 0.1'
+        says h.json '"taken": "multipole"'
+        rows_of auto h.csv
+        within auto.csv worst_error 0.001 0.12
+    fi
     measure --heads-dir heads/a $bf16 --n 256 --methods multipole --target-error 0.5 --per-head
     says out 'exact'
     refuses_option compare --heads-dir heads/a $bf16 --methods auto
