@@ -97,9 +97,11 @@ bf16='--dtype bf16 --causal --leaf 64 --block 32 --sample 32'
     for name in q k v; do
         cp q4.npy heads/c/$name.npy
     done
-    run 2 compare --heads-dir heads $bf16 --repeat 1
-    says err 'say --n'
-    says out '2 folders of .npy input'
+    if [ -z "${EMULATOR-}" ]; then # all rows of the others come first
+        run 2 compare --heads-dir heads $bf16 --repeat 1
+        says err 'say --n'
+        says out '2 folders of .npy input'
+    fi
     rm heads/c/k.npy
     run 2 compare --heads-dir heads $bf16 --n 8 --repeat 1
     says err 'heads/c/k.npy: No such file'
