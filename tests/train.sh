@@ -21,7 +21,12 @@ fail() {
     exit 1
 }
 
-for causal in 0 1; do
+masks='0 1'
+if [ -n "$EMULATOR" ]; then
+    echo "reduced: with a causal mask alone"
+    masks=1
+fi
+for causal in $masks; do
     train --n 512 --steps 40 --method all --causal $causal --plot "$work/plot.svg" >"$work/output" 2>&1 ||
         fail "train fails"
     # Lines of the results are: method, "last", loss, accuracy.
