@@ -112,6 +112,7 @@ START_TEST(numbers_of_long_pasts_are_those_of_float64)
     ck_assert_msg(c->depth < 0 || m.taken > 0, "%s: no selected key in a merged cell", c->name);
     ck_assert_msg((c->depth < 0) == (m.private == 0), "%s: %lld private keys", c->name,
                   (long long)m.private);
+    ck_assert_msg(!strstr(c->name, "crowded") || m.crowded > 0, "%s: no bundle is", c->name);
     multipole_model_free(&m);
     multipole_choices_free(&choices);
     tensors_free(&t);

@@ -195,6 +195,7 @@ static bundle_model model_bundle(head *one, multipole_model *all, const bundle_c
     mark_gone(&f);
     form_columns(&f, all, r->far_cell);
     all->columns += m.ncolumns;
+    all->crowded += c->nselected == past - r->sinks;
     build_columns(one, &m);
     for (int64_t i = 0; i < c->nrows; i++)
         count_private(one, all, &m, i);

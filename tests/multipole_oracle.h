@@ -31,6 +31,7 @@ typedef struct multipole_model {
     /* met, so that a test can tell that it tested something: */
     int64_t columns, merged; /* columns, and cells that share theirs with another one */
     int64_t taken, private;  /* selected keys taken out of merged cells, and private keys */
+    int64_t crowded;         /* bundles that select all of their past */
     int64_t dropped;         /* merged cells of which too little was left */
     int64_t ambiguous;       /* decisions that f32 could take otherwise, and rows whose sums are in
                               * doubt: nothing is known then */

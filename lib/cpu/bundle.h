@@ -37,7 +37,7 @@ typedef struct ha_bundle_work {
     float *apart_score;
     int64_t napart;
     /* results */
-    int all; /* all of the past is selected: no columns, and no private keys */
+    int all; /* all of the past is selected: there are no columns, and hits mean nothing */
     uint32_t *selected, *position; /* keys, and their positions where hits were looked for */
     int64_t nselected;
     ha_columns columns; /* f32 rows: */

@@ -118,12 +118,11 @@ static int is_crowded(const ha_bundle_work *w, const tally *t, int64_t past)
 }
 
 /* The past, but for the sinks, as selected keys. */
-static void select_all(ha_bundle_work *w, const ha_past *past, ha_hits *hits)
+static void select_all(ha_bundle_work *w, const ha_past *past)
 {
     w->all = 1;
     for (int64_t key = past->r->sinks; key < past->keys; key++)
         w->selected[w->nselected++] = (uint32_t)key;
-    memset(hits->begin, 0, sizeof hits->begin);
 }
 
 static void select_position(ha_bundle_work *w, const ha_past *past, int64_t position)
@@ -171,7 +170,7 @@ void ha_choose(const ha_cpu_plan *plan, ha_bundle_work *w, const ha_past *past, 
     if (hits && !hits->crowded)
         votes = count_votes(hits, past);
     if (hits && (hits->crowded || is_crowded(w, &votes, past->keys))) {
-        select_all(w, past, hits);
+        select_all(w, past);
         return;
     }
     choose_cells(plan, w, past);

@@ -172,7 +172,7 @@ static void load_own(const ha_bundle_walk *walk, int64_t place, ha_multipole_thr
                      const ha_walk_bundle *b)
 {
     ha_bundle_load(walk->call->plan, b->work, &b->at);
-    if (!b->hits || b->work->all)
+    if (!b->hits)
         return;
     const ha_past past = past_of(b);
     find_hits(walk, place, t, b);
@@ -209,6 +209,8 @@ int ha_walk_open(const ha_bundle_walk *walk, int64_t place, int64_t item, int th
     clock = ha_clock_add(call, thread, HA_STAGE_HASH, clock);
     const ha_past past = past_of(b);
     ha_bundle_columns(plan, b->work, &past, b->hits);
+    if (b->work->all)
+        b->hits = NULL;
     clock = ha_clock_add(call, thread, HA_STAGE_GATHER, clock);
     if (e->recipe.strict)
         load_own(walk, place, t, b);

@@ -24,7 +24,7 @@ typedef struct ha_walk_bundle {
     ha_query_rows steering; /* rows that choose for them: themselves, if not strict_causal */
     int64_t past;
     ha_bundle_work *work;
-    ha_hits *hits; /* that become private keys; NULL: nothing looked for them */
+    ha_hits *hits; /* that become private keys; NULL: there are none */
     /* takes private keys, in place of the rows' softmax; or NULL */
     void (*take)(void *arg, const ha_private_row *found);
     void *take_arg;
