@@ -259,7 +259,7 @@ typedef struct hyperattn_choice {
     hyperattn_method method; /* EXACT, HYPER or MULTIPOLE */
     int budget;              /* MULTIPOLE's, else 0 */
     int step;                /* of the ladder: hyperattn_plan_step gives its params */
-    int tried;               /* steps that were computed, this one among them */
+    int tried;               /* steps that were computed for all of it, this one among them */
     double rel_error; /* as in hyperattn_report, estimated on the rows by which the step was chosen;
                        * NaN: EXACT, or a plan without target_error, where none are looked at */
     int64_t rows_checked; /* those rows; 0 with NaN */

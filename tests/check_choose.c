@@ -136,7 +136,7 @@ START_TEST(ragged)
 {
     static const int64_t cu[] = {0, 5000, 5300, 5300, 9500};
     hyperattn_problem p = causal_problem(3, 1, 5000, 32);
-    const hyperattn_params params = params_with(HYPERATTN_AUTO, 0.1f);
+    const hyperattn_params params = params_with(HYPERATTN_AUTO, 0.2f);
     choices c;
     p.batch = 4;
     p.cu_seqlens_q = p.cu_seqlens_k = cu;
@@ -148,6 +148,47 @@ START_TEST(ragged)
     ck_assert_int_ne(c.head[0].method, HYPERATTN_EXACT);
     ck_assert_int_ne(c.head[9].method, HYPERATTN_EXACT);
     heads_have_their_steps(&t, &params, &c);
+    tensors_free(&t);
+}
+END_TEST
+
+/* Queries of rows [first, end) of a head: so short that all keys weigh nearly the same. */
+static void make_easy(tensors *t, int64_t b, int64_t h, int64_t first, int64_t end)
+{
+    for (int64_t i = first; i < end; i++)
+        for (int64_t e = 0; e < tensors_dim(t, T_Q); e++)
+            tensors_put(t, T_Q, b, h, i, e, 0.05 * tensors_get(t, T_Q, b, h, i, e));
+}
+
+/* The last rows of a long head are tried first: where they alone are hard the head does not begin
+ * with the first step, and where they alone are easy it does. */
+START_TEST(last_rows_tell)
+{
+    static const int64_t cu[] = {0, 4500, 4600, 9600};
+    hyperattn_problem p = causal_problem(4, 1, 5000, 32);
+    const hyperattn_params params = params_with(HYPERATTN_AUTO, _i ? 0.1f : 0.03f);
+    choices c;
+    p.batch = 3;
+    p.causal = _i;
+    p.cu_seqlens_q = p.cu_seqlens_k = cu;
+    tensors t = tensors_new(&p, AT_END);
+    fill_topics(&t, 6);
+    for (int64_t b = 0; b < 3; b += 2) {
+        int64_t n = cu[b + 1] - cu[b];
+        for (int64_t h = 0; h < 4; h++)
+            make_easy(&t, b, h, h % 2 ? n - 256 : 0, h % 2 ? n : n - 256);
+    }
+    check_heads(&t, &params, &c);
+    for (int64_t b = 0; b < 3; b += 2)
+        for (int64_t h = 0; h < 4; h++) {
+            const hyperattn_choice *own = &c.head[b * 4 + h];
+            if (h % 2)
+                ck_assert_int_eq(own->tried, own->step ? 2 : 1);
+            else
+                ck_assert_msg(own->step && own->tried == 1,
+                              "sequence %d, head %d: step %d after %d tries", (int)b, (int)h,
+                              own->step, own->tried);
+        }
     tensors_free(&t);
 }
 END_TEST
@@ -273,6 +314,7 @@ int main(void)
     tcase_add_test(topic, each_head_has_its_own);
     tcase_add_test(topic, threads_change_nothing);
     tcase_add_test(topic, ragged);
+    tcase_add_loop_test(topic, last_rows_tell, 0, 2);
     tcase_add_loop_test(topic, other_ladders, 0, 4);
     tcase_add_loop_test(topic, families, 0, COUNT(sampled));
     tcase_add_test(topic, a_real_head);

@@ -330,6 +330,45 @@ START_TEST(going_up)
 }
 END_TEST
 
+/* The last rows tell where a head begins: the larger their error, the higher. */
+START_TEST(beginning)
+{
+    const int64_t n = 32768;
+    const ha_ladder ladder = ladder_of(HYPERATTN_AUTO, 0.03f, n);
+    int last = ladder.nsteps - 1, before = 0;
+    ck_assert_int_eq(ladder.step[ladder.probe].params.method, HYPERATTN_MULTIPOLE);
+    ck_assert(ha_ladder_probes(&ladder, n, n));
+    ck_assert_int_eq(ha_ladder_begin(&ladder, 0, n, n), 0);
+    for (double error = 0.001; error < 10; error *= 1.1) {
+        int first = ha_ladder_begin(&ladder, error, n, n);
+        ck_assert(first >= before && first <= last);
+        before = first;
+    }
+    ck_assert_int_eq(before, last);
+    ck_assert_int_eq(ha_ladder_begin(&ladder, NAN, n, n), last);
+    ck_assert_int_eq(ha_ladder_begin(&ladder, INFINITY, n, n), last);
+    /* a head of half the target stays at the step that it was tried with, one above does not */
+    ck_assert_int_le(ha_ladder_begin(&ladder, 0.015, n, n), ladder.probe);
+    ck_assert_int_gt(ha_ladder_begin(&ladder, 0.06, n, n), ladder.probe);
+}
+END_TEST
+
+/* Where trying the last rows costs as much as trying all, or can tell nothing. */
+START_TEST(no_probe)
+{
+    const ha_ladder ladder = ladder_of(HYPERATTN_AUTO, 0.1f, 32768);
+    ck_assert(ha_ladder_probes(&ladder, 8192, 8192));
+    ck_assert(!ha_ladder_probes(&ladder, 4095, 4095));
+    const ha_ladder strict = ladder_of(HYPERATTN_AUTO, 1e-6f, 32768);
+    ck_assert(!ha_ladder_probes(&strict, 32768, 32768));
+    const ha_ladder hyper = ladder_of(HYPERATTN_HYPER, 0.1f, 32768);
+    ck_assert_int_eq(hyper.probe, -1);
+    ck_assert(!ha_ladder_probes(&hyper, 32768, 32768));
+    const ha_ladder fixed = ladder_of(HYPERATTN_MULTIPOLE, 0, 32768);
+    ck_assert_int_eq(fixed.probe, -1);
+}
+END_TEST
+
 /* Whether rows of these errors are good enough for the last step before EXACT. */
 static int meets(const ha_trial *t, hyperattn_method method, float target)
 {
@@ -372,6 +411,8 @@ int main(void)
     tcase_add_test(topic, steps_that_are_not_there);
     tcase_add_test(topic, failing_allocations);
     tcase_add_test(topic, going_up);
+    tcase_add_test(topic, beginning);
+    tcase_add_test(topic, no_probe);
     tcase_add_test(topic, trials);
     return topic_end();
 }

@@ -2,7 +2,8 @@
  *
  * target_error's decisions. A ladder is a list of params by cost, EXACT the last. Each query head
  * begins at the first step of which something can be hoped, is computed, and compared with some
- * exact rows; where the error is too large it goes up, past the steps that will not do either.
+ * exact rows; where the error is too large it goes up, past the steps that will not do either. The
+ * last rows of a long head are tried alone before: they tell where it begins.
  */
 #ifndef HA_ALGO_LADDER_H
 #define HA_ALGO_LADDER_H
@@ -25,8 +26,13 @@ typedef struct ha_step {
     double cost;             /* time over that of EXACT, for the longest sequence */
 } ha_step;
 
+/* Rows of a head that are tried before the others, and how many of them are computed exactly. */
+#define HA_PROBE_ROWS 256
+#define HA_PROBE_TRIAL_ROWS 48
+
 typedef struct ha_ladder {
     int nsteps;
+    int probe; /* the step whose params the last rows are tried with; -1: none */
     int causal;
     float target;
     ha_step step[HA_MAX_STEPS];
@@ -39,6 +45,12 @@ void ha_ladder_build(ha_ladder *ladder, const hyperattn_params *params,
 /* The step that a head of nq rows and nk keys goes to: from = -1 where it begins, or after a step
  * whose error was too large. EXACT where that error is NaN. */
 int ha_ladder_next(const ha_ladder *ladder, int from, double error, int64_t nq, int64_t nk);
+
+/* Whether a head's last rows are tried before it begins. */
+int ha_ladder_probes(const ha_ladder *ladder, int64_t nq, int64_t nk);
+
+/* Where a head begins whose last HA_PROBE_ROWS rows have this error at the step ladder->probe. */
+int ha_ladder_begin(const ha_ladder *ladder, double error, int64_t nq, int64_t nk);
 
 /* A head's rows that were compared, one of each strip. */
 typedef struct ha_trial {

@@ -18,29 +18,22 @@ ha_climb ha_climb_begin(const ha_plan *whole)
     ha_climb w = {.whole = whole, .plan = whole->data};
     const hyperattn_problem *p = whole->problem;
     w.nheads = p->batch * p->nheads;
-    ha_measure_open(&w.m, whole, ha_trial_rows(w.plan->max.nq));
+    ha_trials_open(&w.trials, whole, ha_trial_rows(w.plan->max.nq));
+    if (w.plan->probe)
+        ha_trials_open(&w.probe, w.plan->probe, HA_PROBE_TRIAL_ROWS);
     return w;
 }
 
 void ha_climb_carve(ha_carver *c, ha_climb *w, int backward)
 {
     const ha_cpu_plan *plan = w->plan;
-    int64_t rows, most = w->m.most;
-    size_t below = 0;
-    if (__builtin_mul_overflow(w->nheads, most, &rows))
-        c->wraps = 1, rows = 0;
+    size_t below = plan->probe ? plan->probe->workspace : 0;
     w->climbers = ha_carve(c, w->nheads, sizeof *w->climbers);
     w->list = ha_carve(c, w->nheads, sizeof *w->list);
     w->some = ha_carve(c, w->nheads, sizeof *w->some);
-    w->row = ha_carve(c, rows, sizeof *w->row);
-    w->exact = ha_carve(c, rows, (size_t)plan->problem->head_dim_v * sizeof *w->exact);
-    w->diff = ha_carve(c, rows, sizeof *w->diff);
-    w->norm = ha_carve(c, rows, sizeof *w->norm);
-    ha_measure_carve(c, &w->m);
-    for (int64_t i = 0; i < w->m.in_flight; i++) {
-        ha_check none, *check = c->base ? &w->m.checks[i] : &none;
-        ha_check_carve_states(c, &w->m, check);
-    }
+    ha_trials_carve(c, &w->trials);
+    if (plan->probe)
+        ha_trials_carve(c, &w->probe);
     for (int i = 0; i < w->whole->ladder->nsteps; i++) {
         below = larger(below, plan->steps[i].workspace);
         below = larger(below, plan->alone[i].workspace);
@@ -49,94 +42,117 @@ void ha_climb_carve(ha_carver *c, ha_climb *w, int backward)
     w->below = ha_carve(c, 1, below);
 }
 
-/* ---- exact rows ------------------------------------------------------------------------------ */
+/* ---- where heads begin ----------------------------------------------------------------------- */
 
 const ha_layout *ha_climb_layout(const ha_climb *w, int64_t head)
 {
     return ha_layout_of(w->plan, head / w->whole->problem->nheads);
 }
 
-/* The exact rows of all heads that do not begin with EXACT. */
-static void compute_exact_rows(void *arg, ha_team *team)
+static void run_some(const ha_climb *w, const ha_plan *step, const int64_t *number, int64_t n)
 {
-    ha_climb *w = arg;
-    ha_measure *m = &w->m;
-    const ha_cpu_plan *plan = w->plan;
-    const ha_measured t = {w->t->q, w->t->k, w->t->v, w->t->out};
-    int last = w->whole->ladder->nsteps - 1;
-    m->team = team;
-    for (int64_t next = 0; next < plan->nkey_heads;) {
-        for (m->nchecks = 0; m->nchecks < m->in_flight && next < plan->nkey_heads; next++) {
-            ha_check *c = &m->checks[m->nchecks];
-            int64_t head = next * plan->group;
-            if (w->climbers[head].step == last)
-                continue;
-            ha_aim_measure(&c->kh, &m->plan, w->whole, &t, next);
-            c->rows = ha_trial_rows(c->kh.layout->nq);
-            c->row = w->row + head * m->most;
-            c->exact = w->exact + head * m->most * plan->problem->head_dim_v;
-            m->nchecks++;
-        }
-        ha_check_rows(m);
-    }
+    ha_plan plan = *step;
+    const ha_some some = {.number = number, .n = n};
+    plan.profile = w->whole->profile; /* stage times count as the call's */
+    if (n)
+        ha_forward_some(&plan, w->t, &some, w->below);
 }
 
-static void begin_climb(void *arg, ha_team *team)
+static void place_heads(ha_climb *w)
 {
-    ha_climb *w = arg;
     for (int64_t head = 0; head < w->nheads; head++) {
         const ha_layout *l = ha_climb_layout(w, head);
         w->climbers[head] = (ha_climber){
             .step = ha_ladder_next(w->whole->ladder, -1, 0, l->nq, l->nk), .error = NAN};
     }
-    compute_exact_rows(w, team);
+}
+
+/* Lists the query heads of the key heads whose last rows are tried. Returns how many key heads. */
+static int64_t list_probed(ha_climb *w)
+{
+    int64_t n = 0, group = w->plan->group;
+    w->n = 0;
+    for (int64_t number = 0; number < w->plan->nkey_heads; number++) {
+        const ha_layout *l = ha_climb_layout(w, number * group);
+        if (!ha_ladder_probes(w->whole->ladder, l->nq, l->nk))
+            continue;
+        w->some[n++] = number;
+        for (int64_t i = 0; i < group; i++)
+            w->list[w->n++] = number * group + i;
+    }
+    return n;
+}
+
+static void begin_probe(void *arg, ha_team *team)
+{
+    ha_climb *w = arg;
+    ha_trials_begin(&w->probe, team, w->some, w->n / w->plan->group);
+}
+
+/* Where one head begins, by its last rows. */
+static void place_probed(void *arg, int64_t i, int thread)
+{
+    const ha_climb *w = arg;
+    const ha_layout *l = ha_climb_layout(w, w->list[i]);
+    const ha_trial trial = ha_trials_compare(&w->probe, w->list[i], thread);
+    w->climbers[w->list[i]].step =
+        ha_ladder_begin(w->whole->ladder, ha_trial_error(&trial), l->nq, l->nk);
+}
+
+static void judge_probe(void *arg, ha_team *team)
+{
+    const ha_climb *w = arg;
+    ha_parallel_for(team, w->n, place_probed, arg);
+}
+
+/* The last rows of the output are written, and later written again. */
+static void probe_heads(ha_climb *w)
+{
+    int64_t n = list_probed(w);
+    int nthreads = w->probe.m.plan.nthreads[0];
+    const ha_tensors t = {w->t->q, w->t->k, w->t->v, w->t->out, NULL}, *given = w->t;
+    w->probe.t = w->t = &t;
+    ha_with_team(nthreads, begin_probe, w);
+    run_some(w, w->plan->probe, w->some, n);
+    ha_with_team(nthreads, judge_probe, w);
+    w->t = given;
+}
+
+/* The exact rows of the key heads of which a query head does not begin with EXACT. */
+static void begin_trials(void *arg, ha_team *team)
+{
+    ha_climb *w = arg;
+    int64_t n = 0, group = w->plan->group;
+    for (int64_t number = 0; number < w->plan->nkey_heads; number++) {
+        int tried = 0;
+        for (int64_t i = 0; i < group; i++)
+            tried |= w->climbers[number * group + i].step < w->whole->ladder->nsteps - 1;
+        if (tried)
+            w->some[n++] = number;
+    }
+    ha_trials_begin(&w->trials, team, w->some, n);
 }
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
-/* Compares the checked rows of one head with its exact ones. */
-static void compare_head(void *arg, int64_t i, int thread)
+/* A head that meets the target stays, another one goes up. */
+static void judge_head(void *arg, int64_t i, int thread)
 {
     const ha_climb *w = arg;
-    const ha_measure *m = &w->m;
-    const ha_measured t = {w->t->q, w->t->k, w->t->v, w->t->out};
-    int64_t head = w->list[i], dv = w->whole->problem->head_dim_v, group = w->plan->group;
-    float *x = m->threads[thread].x;
-    ha_key_head kh;
-    ha_aim_measure(&kh, w->plan, w->whole, &t, head / group);
-    int64_t rows = ha_trial_rows(kh.layout->nq);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *exact = w->exact + (head * m->most + r) * dv;
-        double diff = 0, norm = 0;
-        ha_rows out = ha_head_rows(&kh.o, head % group);
-        out.first = w->row[head * m->most + r];
-        m->plan.arith->load_q(x, &out, 1, dv);
-        for (int64_t e = 0; e < dv; e++) {
-            double apart = (double)x[e] - exact[e];
-            diff += apart * apart;
-            norm += (double)exact[e] * exact[e];
-        }
-        w->diff[head * m->most + r] = diff;
-        w->norm[head * m->most + r] = norm;
-    }
+    const ha_ladder *ladder = w->whole->ladder;
+    ha_climber *c = &w->climbers[w->list[i]];
+    const ha_layout *l = ha_climb_layout(w, w->list[i]);
+    const ha_trial trial = ha_trials_compare(&w->trials, w->list[i], thread);
+    c->error = ha_trial_error(&trial);
+    c->settled = ha_trial_meets(&trial, ladder, w->step);
+    if (!c->settled)
+        c->step = ha_ladder_next(ladder, w->step, c->error, l->nq, l->nk);
 }
 
-/* Heads that meet the target stay, the others go up. */
 static void judge(void *arg, ha_team *team)
 {
-    ha_climb *w = arg;
-    const ha_ladder *ladder = w->whole->ladder;
-    ha_parallel_for(team, w->n, compare_head, w);
-    for (int64_t i = 0; i < w->n; i++) {
-        ha_climber *c = &w->climbers[w->list[i]];
-        const ha_layout *l = ha_climb_layout(w, w->list[i]);
-        int64_t first = w->list[i] * w->m.most;
-        const ha_trial trial = {w->diff + first, w->norm + first, ha_trial_rows(l->nq), l->nq};
-        c->error = ha_trial_error(&trial);
-        c->settled = ha_trial_meets(&trial, ladder, w->step);
-        if (!c->settled)
-            c->step = ha_ladder_next(ladder, w->step, c->error, l->nq, l->nk);
-    }
+    const ha_climb *w = arg;
+    ha_parallel_for(team, w->n, judge_head, arg);
 }
 
 static int is_on_step(const ha_climb *w, int64_t head)
@@ -180,15 +196,6 @@ static int64_t list_others(const ha_climb *w, int64_t n)
     return others;
 }
 
-static void run_some(const ha_climb *w, const ha_plan *step, const int64_t *number, int64_t n)
-{
-    ha_plan plan = *step;
-    const ha_some some = {.number = number, .n = n};
-    plan.profile = w->whole->profile; /* stage times count as the call's */
-    if (n)
-        ha_forward_some(&plan, w->t, &some, w->below);
-}
-
 /* Heads that share a key head also share what is made of its keys; bits do not depend on that. */
 static void run_step(const ha_climb *w)
 {
@@ -199,8 +206,12 @@ static void run_step(const ha_climb *w)
 
 void ha_climb_run(ha_climb *w)
 {
-    int last = w->whole->ladder->nsteps - 1;
-    ha_with_team(w->m.plan.nthreads[0], begin_climb, w);
+    int last = w->whole->ladder->nsteps - 1, nthreads = w->trials.m.plan.nthreads[0];
+    w->trials.t = w->t;
+    place_heads(w);
+    if (w->plan->probe)
+        probe_heads(w);
+    ha_with_team(nthreads, begin_trials, w);
     for (w->step = 0; w->step <= last; w->step++) {
         list_heads(w);
         if (!w->n)
@@ -209,6 +220,6 @@ void ha_climb_run(ha_climb *w)
         for (int64_t i = 0; i < w->n; i++)
             w->climbers[w->list[i]].tried++;
         if (w->step < last)
-            ha_with_team(w->m.plan.nthreads[0], judge, w);
+            ha_with_team(nthreads, judge, w);
     }
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The way up target_error's ladder (algo/ladder.h). Some rows of every query head are computed
- * exactly; then each step computes the heads that have come to it. A head stays where its rows are
- * near enough to the exact ones.
+ * The way up target_error's ladder (algo/ladder.h). The last rows of long heads are tried first,
+ * and say where these begin. Then some rows of every query head are computed exactly, and each step
+ * computes the heads that have come to it. A head stays where its rows are near enough to the exact
+ * ones.
  */
 #ifndef HA_CLIMB_H
 #define HA_CLIMB_H
 
 #include "algo/ladder.h"
-#include "cpu/checked.h"
+#include "cpu/trial.h"
 
 /* A query head on its way up. */
 typedef struct ha_climber {
@@ -28,10 +29,8 @@ typedef struct ha_climb {
     int64_t *list;        /* [nheads]: those that are on the step */
     int64_t n;
     int64_t *some;        /* [nheads]: key heads all of whose query heads are, then other heads */
-    ha_measure m;
-    uint32_t *row;        /* [nheads][most]: their checked rows */
-    float *exact;         /* [nheads][most][head_dim_v] */
-    double *diff, *norm;  /* [nheads][most] */
+    ha_trials trials;
+    ha_trials probe;      /* of the last rows, if the plan has a probe */
     void *below;          /* for the steps' calls */
 } ha_climb;
 

@@ -17,6 +17,20 @@
 /* Multiply-adds that make it worth while to wake a thread: some ten microseconds' work. */
 #define WORK_PER_THREAD 2e6
 
+/* ---- sequences ------------------------------------------------------------------------------- */
+
+ha_sequence ha_cpu_sequence(const ha_cpu_plan *plan, const ha_plan *whole, int64_t b)
+{
+    const hyperattn_problem *p = plan->problem;
+    ha_sequence seq = ha_plan_sequence(whole, b);
+    int64_t skipped = plan->tail ? ha_max(0, seq.nq - plan->tail) : 0;
+    seq.nq -= skipped;
+    seq.q += skipped * p->q_stride[2];
+    seq.out += skipped * p->out_stride[2];
+    seq.lse += skipped;
+    return seq;
+}
+
 /* ---- layouts --------------------------------------------------------------------------------- */
 
 static hyperattn_status build_layout(const ha_plan *plan, ha_layout *l)
@@ -65,7 +79,7 @@ static hyperattn_status build_layouts(const ha_plan *plan, ha_cpu_plan *cpu)
         return HYPERATTN_ENOMEM;
     memset(cpu->layouts, 0, size.used);
     for (int64_t i = 0; i < cpu->nlayouts; i++) {
-        ha_sequence seq = ha_plan_sequence(plan, i);
+        ha_sequence seq = ha_cpu_sequence(cpu, plan, i);
         ha_layout *l = &cpu->layouts[i];
         l->nq = seq.nq;
         l->nk = seq.nk;
@@ -158,6 +172,9 @@ void ha_cpu_plan_destroy(ha_plan *plan)
     ha_cpu_plan *cpu = plan->data;
     destroy_steps(plan, cpu->steps);
     destroy_steps(plan, cpu->alone);
+    if (cpu->probe && cpu->probe->data)
+        ha_cpu_plan_destroy(cpu->probe);
+    ha_free(plan->device->ctx, cpu->probe);
     for (int64_t i = 0; cpu->layouts && i < cpu->nlayouts; i++)
         ha_free(plan->device->ctx, cpu->layouts[i].wave);
     ha_free(plan->device->ctx, cpu->layouts);
@@ -165,7 +182,17 @@ void ha_cpu_plan_destroy(ha_plan *plan)
     plan->data = NULL;
 }
 
-static hyperattn_status create(ha_plan *plan, int64_t group);
+static hyperattn_status create(ha_plan *plan, int64_t group, int64_t tail);
+
+static ha_plan step_of(const ha_plan *plan, int step)
+{
+    return (ha_plan){
+        .problem = plan->problem,
+        .params = &plan->ladder->step[step].params,
+        .bytes = plan->bytes,
+        .device = plan->device,
+    };
+}
 
 static hyperattn_status create_steps(const ha_plan *plan, int64_t group, ha_plan **steps)
 {
@@ -174,19 +201,37 @@ static hyperattn_status create_steps(const ha_plan *plan, int64_t group, ha_plan
     if (!*steps)
         return HYPERATTN_ENOMEM;
     for (int i = 0; i < ladder->nsteps; i++)
-        (*steps)[i] = (ha_plan){
-            .problem = plan->problem,
-            .params = &ladder->step[i].params,
-            .bytes = plan->bytes,
-            .device = plan->device,
-        };
+        (*steps)[i] = step_of(plan, i);
     hyperattn_status status = HYPERATTN_OK;
     for (int i = 0; i < ladder->nsteps && !status; i++)
-        status = create(&(*steps)[i], group);
+        status = create(&(*steps)[i], group, 0);
     return status;
 }
 
-static hyperattn_status create(ha_plan *plan, int64_t group)
+static hyperattn_status create_probe(const ha_plan *plan, ha_cpu_plan *cpu)
+{
+    int probed = 0;
+    for (int64_t i = 0; i < cpu->nlayouts; i++)
+        probed |= ha_ladder_probes(plan->ladder, cpu->layouts[i].nq, cpu->layouts[i].nk);
+    if (!probed)
+        return HYPERATTN_OK;
+    cpu->probe = ha_alloc(plan->device->ctx, sizeof *cpu->probe);
+    if (!cpu->probe)
+        return HYPERATTN_ENOMEM;
+    *cpu->probe = step_of(plan, plan->ladder->probe);
+    return create(cpu->probe, cpu->group, HA_PROBE_ROWS);
+}
+
+/* What a plan that chooses needs of its steps. */
+static hyperattn_status create_ladder(const ha_plan *plan, ha_cpu_plan *cpu)
+{
+    hyperattn_status status = create_steps(plan, cpu->group, &cpu->steps);
+    if (!status)
+        status = create_steps(plan, 1, &cpu->alone);
+    return status ? status : create_probe(plan, cpu);
+}
+
+static hyperattn_status create(ha_plan *plan, int64_t group, int64_t tail)
 {
     const hyperattn_problem *p = plan->problem;
     const ha_kernels *kernels = ha_cpu_kernels(plan);
@@ -201,13 +246,14 @@ static hyperattn_status create(ha_plan *plan, int64_t group)
         .group = group,
         .nkey_heads = p->batch * (p->nheads / group),
         .ldproj = ha_round_up(plan->params->lsh_num_projs, kernels->f32.lanes),
+        .tail = tail,
     };
     cpu->ldacc = ha_padded_columns(cpu->arith, p->head_dim_v);
     cpu->ldgrad = ha_padded_columns(cpu->arith, p->head_dim);
     plan->data = cpu;
     hyperattn_status status = build_layouts(plan, cpu);
-    if (!status && plan->ladder && !(status = create_steps(plan, group, &cpu->steps)))
-        status = create_steps(plan, 1, &cpu->alone);
+    if (!status && plan->ladder)
+        status = create_ladder(plan, cpu);
     if (!status) {
         choose_threads(plan, cpu);
         cpu->in_flight = heads_in_flight(plan, cpu);
@@ -220,5 +266,5 @@ static hyperattn_status create(ha_plan *plan, int64_t group)
 
 hyperattn_status ha_cpu_plan_create(ha_plan *plan)
 {
-    return create(plan, plan->problem->nheads / plan->problem->nheads_kv);
+    return create(plan, plan->problem->nheads / plan->problem->nheads_kv, 0);
 }

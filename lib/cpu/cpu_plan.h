@@ -31,11 +31,13 @@ typedef struct ha_cpu_plan {
     int64_t in_flight;     /* key heads at a time */
     int64_t ldacc, ldproj; /* row widths of accumulators, or gradients of v; and of projections */
     int64_t ldgrad;        /* row width of gradients of q and k */
+    int64_t tail;          /* 0, or the plan is of the last so many rows of every sequence */
     int64_t nlayouts;      /* 1, or one per sequence of a ragged batch */
     ha_layout *layouts;
     ha_layout max;         /* the largest counts of any layout */
     ha_plan *steps;        /* NULL, or plans of the ladder's steps, */
-    ha_plan *alone;        /* and of the same with group 1: for query heads on their own */
+    ha_plan *alone;        /* and of the same with group 1: for query heads on their own; */
+    ha_plan *probe;        /* of the last rows, at the ladder's step for that; or NULL */
 } ha_cpu_plan;
 
 /* The layout of a sequence of the batch. */
@@ -43,6 +45,9 @@ static inline const ha_layout *ha_layout_of(const ha_cpu_plan *plan, int64_t seq
 {
     return &plan->layouts[plan->nlayouts > 1 ? sequence : 0];
 }
+
+/* Sequence b of the batch: the rows of it that the plan is of. */
+ha_sequence ha_cpu_sequence(const ha_cpu_plan *plan, const ha_plan *whole, int64_t b);
 
 /* Rows and keys that a thread may have to hold: no more than there are. */
 static inline int64_t ha_rows_held(const ha_cpu_plan *plan, int64_t most)

@@ -44,7 +44,7 @@ static home home_of(const ha_cpu_plan *plan, const ha_plan *whole, int64_t numbe
     const hyperattn_problem *p = plan->problem;
     int64_t groups = p->nheads / plan->group, sequence = number / groups;
     int64_t query = number % groups * plan->group;
-    return (home){ha_plan_sequence(whole, sequence), sequence,
+    return (home){ha_cpu_sequence(plan, whole, sequence), sequence,
                   query / (p->nheads / p->nheads_kv), query};
 }
 
