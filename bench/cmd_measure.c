@@ -23,14 +23,13 @@ typedef struct measure_command {
     params_options params;
     problem_options problem;
     input_files files; /* dout: the output that is measured, or NULL */
-    hyperattn_method method;
+    method_options method;
     int64_t rows;
     const char *json, *csv;
 } measure_command;
 
 enum {
     KEY_OUT = OPTION_COMMAND,
-    KEY_METHOD,
     KEY_ROWS,
     KEY_JSON,
     KEY_CSV
@@ -41,8 +40,6 @@ static const struct argp_option option_list[] = {
      "The output to measure, [[batch,] heads,] query rows, value dim; same type. Without it, that "
      "of --method is computed", 1},
     {NULL, 0, NULL, 0, "Measuring and reporting:", 5},
-    {"method", KEY_METHOD, "METHOD", 0, "What is computed without --out: hyper or exact (hyper)",
-     5},
     {"rows", KEY_ROWS, "N", 0, "Rows of each head that are computed exactly (128)", 5},
     {"json", KEY_JSON, "FILE", 0, "Write the results as JSON; -: to standard output, no table", 5},
     {"csv", KEY_CSV, "FILE", 0, "Write the results as CSV; -: to standard output, no table", 5},
@@ -58,20 +55,16 @@ static void check_options(struct argp_state *state, const measure_command *o)
 
 static error_t parse_measure(int key, char *text, struct argp_state *state)
 {
-    static const char *const methods[] = {"exact", "hyper"};
     measure_command *o = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->files;
         state->child_inputs[1] = &o->problem;
         state->child_inputs[2] = &o->params;
+        state->child_inputs[3] = &o->method;
         return 0;
     case KEY_OUT:
         o->files.dout = text;
-        return 0;
-    case KEY_METHOD:
-        o->method = parse_choice(state, "--method", text, 2, methods) ? HYPERATTN_HYPER
-                                                                      : HYPERATTN_EXACT;
         return 0;
     case KEY_ROWS:
         o->rows = (int64_t)parse_whole(state, "--rows", text, 1, INT64_MAX);
@@ -91,7 +84,8 @@ static error_t parse_measure(int key, char *text, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&files_argp, 0, NULL, 0}, {&problem_argp, 0, NULL, 0}, {&params_argp, 0, NULL, 0}, {0}};
+    {&files_argp, 0, NULL, 0}, {&problem_argp, 0, NULL, 0}, {&params_argp, 0, NULL, 0},
+    {&method_argp, 0, NULL, 0}, {0}};
 
 static const struct argp parser = {
     .options = option_list,
@@ -100,7 +94,8 @@ static const struct argp parser = {
     .doc = "Compute some rows of each head exactly and say how far an output is from them: "
            "relative Frobenius error with its 95 % interval, largest error of a row, and the "
            "paper's two parameters of hardness, alpha and kappa.\v"
-           "The files are those of hyperattn run. The rows are drawn by --seed. "
+           "The files are those of hyperattn run. Without --out, the output of --method (hyper) is "
+           "computed. The rows are drawn by --seed. "
            "hyperattn_measure(3) says what the figures mean."};
 
 /* ---- results -------------------------------------------------------------------------------- */
@@ -145,8 +140,9 @@ static json_t *head_json(const measure_command *o, const hyperattn_params *param
     json_object_set_new(root, "k", json_string(o->files.k));
     json_object_set_new(root, "v", json_string(o->files.v));
     json_object_set_new(root, "out", o->files.dout ? json_string(o->files.dout) : json_null());
-    json_object_set_new(root, "method",
-                        json_string(params->method == HYPERATTN_HYPER ? "hyper" : "exact"));
+    json_object_set_new(root, "method", json_string(method_name(params->method)));
+    if (params->budget)
+        json_object_set_new(root, "budget", json_integer(params->budget));
     json_object_set_new(root, "causal", json_boolean(o->problem.causal));
     json_object_set_new(root, "rows", json_integer((json_int_t)o->rows));
     json_object_set_new(root, "params", params_json(params));
@@ -211,7 +207,7 @@ static int compute(const measure_command *o, const input *in)
     outcome own = {0};
     attn call = {0};
     params_resolve(&params, &o->params);
-    params.method = o->method;
+    method_resolve(&params, &o->method);
     input_problem(&p, in, 0, 0);
     p.causal = o->problem.causal;
     p.softmax_scale = o->problem.scale;
@@ -235,7 +231,7 @@ static int compute(const measure_command *o, const input *in)
 
 int cmd_measure(int argc, char **argv)
 {
-    measure_command o = {.method = HYPERATTN_HYPER, .rows = 128};
+    measure_command o = {.method.method = HYPERATTN_HYPER, .rows = 128};
     parse_arguments(&parser, argc, argv, &o);
     int status = report_probe(o.json, o.csv);
     if (status)

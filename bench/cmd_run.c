@@ -30,15 +30,13 @@ typedef struct run_options {
     params_options params;
     problem_options problem;
     input_files files;
-    bool method_given;
-    hyperattn_method method;
+    method_options method;
     output_option outputs[OUTPUTS];
 } run_options;
 
 enum {
     KEY_OUTPUT = OPTION_COMMAND, /* the keys from here on count through the outputs */
-    KEY_METHOD = KEY_OUTPUT + OUTPUTS,
-    KEY_DOUT
+    KEY_DOUT = KEY_OUTPUT + OUTPUTS
 };
 
 static const struct argp_option option_list[] = {
@@ -52,16 +50,15 @@ static const struct argp_option option_list[] = {
     {"dq", KEY_OUTPUT + DQ, "FILE", 0, "With --dout: gradient by the queries, as --q", 2},
     {"dk", KEY_OUTPUT + DK, "FILE", 0, "With --dout: gradient by the keys, as --k", 2},
     {"dv", KEY_OUTPUT + DV, "FILE", 0, "With --dout: gradient by the values, as --v", 2},
-    {"method", KEY_METHOD, "METHOD", 0,
-     "exact, hyper, or auto: an approximation only if one is asked for (auto; hyper with --paper)",
-     2},
     {0}};
 
 static void check_options(struct argp_state *state, const run_options *o)
 {
     const output_option *out = o->outputs;
     bool gradients_named = out[DQ].path || out[DK].path || out[DV].path;
-    bool hyper = o->method_given ? o->method == HYPERATTN_HYPER : o->params.paper;
+    bool approximates = o->method.method == HYPERATTN_AUTO
+                            ? o->method.target_error > 0
+                            : o->method.method != HYPERATTN_EXACT;
     if (!o->files.q || !o->files.k || !o->files.v)
         argp_error(state, "--q, --k and --v are required");
     if (!o->files.dout && !out[OUT].path)
@@ -70,14 +67,14 @@ static void check_options(struct argp_state *state, const run_options *o)
         argp_error(state, "--dq, --dk and --dv need --dout");
     if (o->files.dout && !gradients_named)
         argp_error(state, "--dout needs --dq, --dk or --dv");
-    if (o->params.given && !hyper)
-        argp_error(state, "HyperAttention's options need --method hyper");
+    if (o->params.given && !approximates)
+        argp_error(state, "HyperAttention's options need --method hyper, or another that "
+                          "approximates");
     refuse_same_outputs(state, out, OUTPUTS);
 }
 
 static error_t parse_run(int key, char *text, struct argp_state *state)
 {
-    static const char *const methods[] = {"auto", "exact", "hyper"};
     run_options *o = state->input;
     if (key >= KEY_OUTPUT && key < KEY_OUTPUT + OUTPUTS) {
         o->outputs[key - KEY_OUTPUT].path = text;
@@ -88,15 +85,14 @@ static error_t parse_run(int key, char *text, struct argp_state *state)
         state->child_inputs[0] = &o->files;
         state->child_inputs[1] = &o->problem;
         state->child_inputs[2] = &o->params;
+        state->child_inputs[3] = &o->method;
         return 0;
     case KEY_DOUT:
         o->files.dout = text;
         return 0;
-    case KEY_METHOD:
-        o->method_given = true;
-        o->method = (hyperattn_method)parse_choice(state, "--method", text, 3, methods);
-        return 0;
     case ARGP_KEY_END:
+        if (o->params.paper && !o->method.given)
+            o->method.method = HYPERATTN_HYPER;
         check_options(state, o);
         return 0;
     default:
@@ -105,7 +101,8 @@ static error_t parse_run(int key, char *text, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&files_argp, 0, NULL, 0}, {&problem_argp, 0, NULL, 0}, {&params_argp, 0, NULL, 0}, {0}};
+    {&files_argp, 0, NULL, 0}, {&problem_argp, 0, NULL, 0}, {&params_argp, 0, NULL, 0},
+    {&method_argp, 0, NULL, 0}, {0}};
 
 static const struct argp parser = {
     .options = option_list,
@@ -113,6 +110,8 @@ static const struct argp parser = {
     .children = children,
     .doc = "Compute attention of the queries, keys and values in three .npy files, and its "
            "gradients by them.\v"
+           "An approximation is made only if one is asked for: the method is auto, with --paper "
+           "hyper. "
            "The files are C-order arrays of float32, float16 or, with --dtype bf16, uint16 that "
            "holds bf16; all have the same type and number of dimensions. The type is that "
            "of --q unless --dtype says what it must be. Outputs are written to a temporary file "
@@ -139,8 +138,7 @@ static int compute(result *res, const run_options *o, const input *in)
 {
     hyperattn_params params;
     params_resolve(&params, &o->params);
-    if (o->method_given)
-        params.method = o->method;
+    method_resolve(&params, &o->method);
     hyperattn_ctx *ctx;
     int status = attn_context(&ctx, o->problem.threads);
     if (status)

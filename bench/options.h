@@ -3,9 +3,9 @@
  * Options that several commands share, as argp children. Each option stands in one of them, or in
  * the only command that has it.
  *
- *   run        files_argp, problem_argp, params_argp
+ *   run        files_argp, problem_argp, params_argp, method_argp
  *   compare    files_argp, measure_argp
- *   measure    files_argp, problem_argp, params_argp
+ *   measure    files_argp, problem_argp, params_argp, method_argp
  *   sweep      measure_argp
  *   tune       gen_argp, problem_argp
  */
@@ -27,7 +27,8 @@ enum {
     OPTION_FILES = 0x300,
     OPTION_GEN = 0x400,
     OPTION_MEASURE = 0x500,
-    OPTION_COMMAND = 0x600
+    OPTION_METHOD = 0x600,
+    OPTION_COMMAND = 0x700
 };
 
 /* Runs a parser over a command's arguments: the whole of argv, options only. */
@@ -66,6 +67,21 @@ void params_resolve(hyperattn_params *params, const params_options *options);
 
 /* What was used, for a JSON report. */
 json_t *params_json(const hyperattn_params *params);
+
+typedef struct method_options {
+    bool given;
+    hyperattn_method method; /* the command's default unless given */
+    int budget;              /* 0: the library's default */
+    float target_error;      /* 0: none */
+} method_options;
+
+extern const struct argp method_argp; /* input: method_options */
+
+/* A method's name there. */
+const char *method_name(hyperattn_method method);
+
+/* Sets what was asked for. */
+void method_resolve(hyperattn_params *params, const method_options *options);
 
 /* ---- what: the problem and its input -------------------------------------------------------- */
 

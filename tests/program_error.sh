@@ -3,6 +3,7 @@
 #
 # hyperattn measure: figures that are known, tables and files, and what it refuses; and what compare
 # says of the measured error.
+data=$(cd "${top_srcdir:?}/bench/data" && pwd)
 # shellcheck source=tests/program_common.sh
 . "${top_srcdir:?}/tests/program_common.sh"
 
@@ -49,6 +50,34 @@ says out 'at most'
     within e.csv kappa 1.7777 1.7778
 }
 
+# A head of a model by each method: what run writes is what measure finds without --out.
+head="--q $data/q.npy --k $data/k.npy --v $data/v.npy --dtype bf16 --causal"
+for options in '--method multipole' '--method multipole --budget 1288' \
+    '--method auto --target-error 0.05' '--method multipole --target-error 0.02' \
+    '--method hyper --window 256'; do
+    # shellcheck disable=SC2086
+    {
+        run 0 run $head --out real.npy $options
+        run 0 measure $head --out real.npy --csv e.csv
+        run 0 measure $head --csv own.csv --json own.json $options
+    }
+    cmp -s e.csv own.csv || fail "$options: measure does not find what run wrote"
+    within own.csv rel_error 1e-4 0.2
+done
+within own.csv rel_error 0.02 0.2
+# shellcheck disable=SC2086
+{
+    run 0 measure $head --csv small.csv --json own.json --method multipole --budget 324
+    says own.json '"method": "multipole"'
+    says own.json '"budget": 324'
+    run 0 measure $head --csv large.csv --method multipole --budget 1288
+    run 0 measure $head --csv target.csv --json own.json --method auto --target-error 0.02
+    says own.json '"method": "auto"'
+}
+within target.csv rel_error 1e-4 0.024
+awk -F, 'NR == FNR { small = $2; next } $1 == "all" { exit !($2 < small / 2) }' small.csv large.csv ||
+    fail "budget 1288 does not halve the error of 324"
+
 # ---- files ----------------------------------------------------------------------------------------
 
 # shellcheck disable=SC2086
@@ -76,7 +105,7 @@ says out 'at most'
     says err '--v'
     refuses_option measure $files --rows 0
     says err '--rows'
-    refuses_option measure $files --method auto
+    refuses_option measure $files --method baseline
     says err '--method'
     refuses_option measure $files --json bad.npy --csv bad.npy
     refuses_option measure $files --out wide.npy

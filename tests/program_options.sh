@@ -67,6 +67,15 @@ for option in --block=16 --seed=1 --sampling=vnorm --kappa-cap=2 --strict-causal
     done
 done
 # shellcheck disable=SC2086
+for command in 'run --out bad.npy' measure; do
+    for option in --budget=324 '--budget=324 --method=hyper' '--budget=324 --method=auto'; do
+        refuses_option $command $files $option
+        says err '--method multipole'
+    done
+    refuses_option $command $files --target-error=.1 --method=exact
+    says err '--target-error'
+done
+# shellcheck disable=SC2086
 run 0 run $files --out o.npy --paper --block 16
 # shellcheck disable=SC2086
 run 0 run $files --out o.npy --method hyper --block 16
@@ -94,7 +103,8 @@ done
 
 # ---- values ---------------------------------------------------------------------------------------
 
-for option in --method=best --block=0 --block=256x --block= --block=99999999999 --block=2097152k \
+for option in --method=best --budget=0 --budget=x --target-error=0 --target-error=1.5 \
+    --target-error=nan --block=0 --block=256x --block= --block=99999999999 --block=2097152k \
     --block=2m1 --block=1kk --projections=17 --sample=-1 --leaf=0 --leaf=0x10 --sinks=+1 --window=k \
     --scale=nan --scale=x --scale=1e39 --scale=1e-50 --scale=-1e-50 --scale=1e-400 --scale= \
     --kappa-cap=-1 --kappa-cap=1e-50 --seed=-1 --seed=0x10 --seed=18446744073709551616 \
