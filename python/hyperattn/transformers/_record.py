@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each layer took, and how far it was from exact attention."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Callable, Iterator, List, Optional
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Record:
+    """One call of one layer: of the library, or of transformers' sdpa (method "sdpa").
+
+    A padded batch is a call for each sequence.
+
+    seconds: wall-clock, of attention alone. rel_error: |out - exact| / |exact| (Frobenius) over all
+    heads, estimated; None where it was not asked for, and for "sdpa".
+    """
+
+    layer: Optional[int]
+    method: str
+    seqlen_q: int
+    seqlen_k: int
+    seconds: float
+    rel_error: Optional[float]
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    records: List[Record]
+    error_rows: int
+
+
+_current: ContextVar[Optional[_Recorder]] = ContextVar("hyperattn_recorder", default=None)
+
+
+@contextmanager
+def record(error_rows: int = 0) -> Iterator[List[Record]]:
+    """Collect a Record of each call of attention while it is open, in the order of the calls.
+
+    error_rows: query rows of each head that are computed exactly too, to estimate rel_error; their
+    time is not in seconds. Layers of a model that went through torch.compile are not seen.
+    """
+    if error_rows < 0:
+        raise ValueError(f"error_rows is {error_rows}, must not be negative")
+    recorder = _Recorder([], error_rows)
+    token = _current.set(recorder)
+    try:
+        yield recorder.records
+    finally:
+        _current.reset(token)
+
+
+def is_recording() -> bool:
+    """Return whether a record() is open; never while torch.compile traces."""
+    return not torch.compiler.is_compiling() and _current.get() is not None
+
+
+def recorded(attend: Callable[[], Tensor], measure: Optional[Callable[[Tensor, int], float]],
+             layer: Optional[int], method: str, seqlen_q: int, seqlen_k: int) -> Tensor:
+    """Return attend(), and add a Record of it to the open record().
+
+    measure(out, rows) gives the relative error on so many rows of each head; None: there is none.
+    """
+    recorder = _current.get()
+    start = time.perf_counter()
+    out = attend()
+    seconds = time.perf_counter() - start
+    error = measure(out, recorder.error_rows) if measure and recorder.error_rows else None
+    recorder.records.append(Record(layer, method, seqlen_q, seqlen_k, seconds, error))
+    return out
