@@ -28,7 +28,7 @@ def _number(name: str, value: Any, convert: Any, what: str) -> Any:
 
 def integer(name: str, value: Any, low: int = 0, high: int = _LONGEST) -> int:
     """Return an integer of any kind as int. Raises TypeError, or InvalidArgument out of range."""
-    number = _number(name, value, operator.index, "an integer")
+    number = value if type(value) is int else _number(name, value, operator.index, "an integer")
     if not low <= number <= high:
         raise InvalidArgument(f"{name} is {number}, must be {low} to {high}")
     return number

@@ -11,6 +11,7 @@ from ._tensors import Tensor, packed_strides
 from .errors import InvalidArgument
 
 Ints = Tuple[int, ...]
+_PACKED = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ def of_problem(problem: _abi.Problem) -> Dict[str, Layout]:
 
 
 def of_tensor(tensor: Tensor) -> Tuple[Ints, Ints]:
-    """Return a tensor's shape [batch, heads, rows, dim], and its strides but for the last one.
+    """Return a tensor's shape [batch, heads, rows, dim], and its strides as a problem has them.
 
-    Dimensions of one entry get the stride of a packed tensor, whatever theirs is, so that strides
-    are never all 0, which would say packed. Raises InvalidArgument for what the library cannot
-    read in place.
+    These are all 0 where the tensor is packed, and nowhere else: dimensions of one entry get the
+    stride of a packed tensor, whatever theirs is. Raises InvalidArgument for what the library
+    cannot read in place.
     """
     if len(tensor.shape) not in (3, 4):
         raise tensor.refuse(f"has {len(tensor.shape)} dimensions, must have 4, [batch, heads, rows,"
@@ -86,7 +87,7 @@ def of_tensor(tensor: Tensor) -> Tuple[Ints, Ints]:
         if size == 0:
             raise tensor.refuse(f"has shape {tensor.shape}: {name} is 0, must be at least 1")
     if 0 in shape:
-        return shape, packed_strides(shape)[:3]
+        return shape, _PACKED
     if shape[3] > 1 and strides[3] != 1:
         raise tensor.refuse(f"has strides {tensor.strides} in elements: its last dimension must be "
                             "contiguous")
@@ -100,7 +101,7 @@ def of_tensor(tensor: Tensor) -> Tuple[Ints, Ints]:
     for axis in (2, 1, 0):
         if shape[axis] == 1:
             full[axis] = max(1, shape[axis + 1] * full[axis + 1])
-    return shape, tuple(full[:3])
+    return shape, _PACKED if tuple(full) == packed_strides(shape) else tuple(full[:3])
 
 
 def check_same_batch(tensors: Sequence[Tensor]) -> None:

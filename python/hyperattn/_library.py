@@ -50,6 +50,7 @@ class Library:
             setattr(self, symbol[len("hyperattn_"):], function)
         self._check_version(name)
         self.path = self._find_path() or name
+        self._watch_forks()
 
     def _check_version(self, name: str) -> None:
         text = self.version().decode()
@@ -59,6 +60,18 @@ class Library:
         if len(version) < 2 or version[0] != ours[0] or version < ours:
             raise VersionError(f"{name} is version {text or '(none)'}; this package works with "
                                f"{ours[0]}.x from {_text(ours)} on")
+
+    def _watch_forks(self) -> None:
+        """Have the library note forks from now on, and not from its first parallel region.
+
+        The OpenMP runtime may serve others of the process too, and be of no use in a child before
+        the library itself has used it. A context of OpenMP's number of threads is what it takes.
+        """
+        params = self.init(_abi.CtxParams, "ctx_params_init")
+        params.backend = _abi.Backend.CPU
+        context = ctypes.c_void_p()
+        self.check(self.ctx_create(ctypes.byref(context), ctypes.byref(params)))
+        self.ctx_destroy(context)
 
     def _find_path(self) -> Optional[str]:
         """Return the file that was loaded: of a soname only the loader knows."""

@@ -7,6 +7,7 @@ dtype="bf16". PyTorch is used where a tensor of it is passed, and is never impor
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence, Tuple
@@ -65,13 +66,20 @@ def _elements(name: str, strides: Tuple[int, ...], size: int) -> Tuple[int, ...]
     return tuple(stride // size for stride in strides)
 
 
+@functools.lru_cache(maxsize=64)
+def _numpy_type(dtype: np.dtype) -> Tuple[str, bool]:
+    """Return the name of a type, and whether it has this machine's byte order."""
+    return dtype.name, dtype.isnative
+
+
 def _from_numpy(name: str, array: np.ndarray, wanted: Optional[str]) -> Tensor:
     if isinstance(array, np.ma.MaskedArray):
         raise InvalidArgument(f"{name} is a masked array, whose mask would have no effect")
-    if not array.dtype.isnative:
+    found, native = _numpy_type(array.dtype)
+    if not native:
         raise InvalidArgument(f"{name} has dtype {array.dtype.str}, which is not of this machine's "
                               "byte order")
-    dtype = _dtype(name, array.dtype.name, wanted)
+    dtype = _dtype(name, found, wanted)
     strides = array.strides if array.size else (0,) * array.ndim
     return Tensor(name, array, None, "numpy", array.__array_interface__["data"][0], array.shape,
                   _elements(name, strides, SIZES[dtype]), dtype, HOST, array.flags.writeable)

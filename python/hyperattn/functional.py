@@ -63,13 +63,14 @@ def _longest(name: str, sums: Optional[Sequence[int]], tensor: Tensor, rows: int
 def _lengths(options: _Options, q: Tensor, k: Tensor, rows_q: int, rows_k: int) -> Dict[str, Any]:
     """Return the fields of a problem that say how long and how many sequences are."""
     given = (options.cu_seqlens_q, options.cu_seqlens_k)
-    if given == (None, None):
+    missing = [sums is None for sums in given]
+    if all(missing):
         for tensor, rows in ((q, rows_q), (k, rows_k)):
             if rows == 0:
                 raise tensor.refuse(f"has shape {tensor.shape}: it has 0 rows, must have 1 or more")
         return {"seqlen_q": rows_q, "seqlen_k": rows_k,
                 "batch": q.shape[0] if len(q.shape) == 4 else 1}
-    if given[0] is None or given[1] is None:
+    if any(missing):
         raise InvalidArgument("cu_seqlens_q and cu_seqlens_k: one is None and the other is not")
     if len(q.shape) != 3:
         raise q.refuse(f"has shape {q.shape}, must have [heads, rows of all sequences, dim] with "
@@ -83,8 +84,8 @@ def _lengths(options: _Options, q: Tensor, k: Tensor, rows_q: int, rows_k: int) 
 def _problem(q: Tensor, k: Tensor, v: Tensor, out: Optional[Tensor], options: _Options) -> Problem:
     """Return the problem whose tensors these are; without out, it is packed."""
     tensors = [q, k, v] if out is None else [q, k, v, out]
-    _layout.check_same_batch(tensors)
     shapes, strides = zip(*(_layout.of_tensor(tensor) for tensor in tensors))
+    _layout.check_same_batch(tensors)
     (_, heads, rows_q, dim), (_, heads_kv, rows_k, dim_k), (_, heads_v, rows_v, dim_v) = shapes[:3]
     if dim_k != dim:
         raise k.refuse(f"has shape {k.shape}: head_dim is {dim_k}, that of q is {dim}")
