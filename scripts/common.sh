@@ -11,6 +11,10 @@ build_packages="autoconf automake libtool pkg-config gcc libc6-dev make libopenb
 # shellcheck disable=SC2034
 arm64_packages="gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"
 
+# The Python that Debian's packages are for.
+debian_python=python3
+! command -v dpkg-query >/dev/null || debian_python=/usr/bin/python3
+
 die() {
     echo "$0: $*" >&2
     exit 1
@@ -30,6 +34,9 @@ is_present() {
     libopenblas-dev) pkg-config --exists openblas ;;
     libsimde-dev) echo '#include <simde/x86/avx512.h>' | cc -E -o /dev/null - ;;
     libc6-dev) echo '#include <stdio.h>' | cc -E -o /dev/null - ;;
+    python3-numpy) "$debian_python" -c 'import numpy' ;;
+    python3-pytest) "$debian_python" -c 'import pytest' ;;
+    python3-venv) "$debian_python" -c 'import ensurepip, venv' ;;
     libomp-dev) echo '#include <omp.h>' | clang -fopenmp -E -o /dev/null - ;;
     xz-utils) command -v xz ;;
     *) command -v "$1" ;;
@@ -154,6 +161,18 @@ run_tests() {
         die "failed: make $* in build/$directory"
     fi
     echo "$counts"
+}
+
+# python_tests PYTHON VARIABLE=VALUE...: runs python/tests with these in the environment.
+python_tests() {
+    interpreter=$1
+    shift
+    env "$@" PYTHONDONTWRITEBYTECODE=1 "$interpreter" -m pytest -q -p no:cacheprovider \
+        python/tests >build/python.log 2>&1 || {
+        tail -n 60 build/python.log
+        die "failed: python/tests; the whole output is build/python.log"
+    }
+    tail -n 1 build/python.log
 }
 
 case $PWD in
