@@ -169,8 +169,6 @@ def load(path: Union[str, "os.PathLike[str]"]) -> str:
             raise Error(f"path is {name}, but {_loaded.path} is loaded already")
         try:
             _loaded = Library(name)
-        except VersionError:
-            raise
         except OSError as error:
             raise LibraryNotFound(f"path is {name}: {error}") from None
         return _loaded.path

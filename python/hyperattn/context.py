@@ -20,20 +20,38 @@ _PLANS_KEPT = 32  # of each context
 
 
 class Handle:
-    """A pointer of the library's, destroyed when the last reference to it goes.
+    """A pointer of the library's, destroyed when neither this object nor one that needs it is left.
 
-    A forked child leaves its parent's alone: a device does not survive a fork.
+    Python's collector of cycles finalizes objects in any order: a context waits for its plans. A
+    forked child leaves its parent's alone, as a device does not survive a fork.
     """
 
-    def __init__(self, pointer: int, destroy: Callable[[int], None], needs: Any = None) -> None:
+    def __init__(self, pointer: int, destroy: Callable[[int], None],
+                 needs: "Optional[Handle]" = None) -> None:
         self.pointer = pointer
+        self._left = [pointer]  # empty once it is destroyed; its pop and a set's discard are atomic
         self._destroy = destroy
-        self._needs = needs  # what must outlive it
         self._process = os.getpid()
+        self._holders = {id(self)}
+        self._needs = needs
+        if needs is not None:
+            needs._holders.add(id(self))
 
     def __del__(self) -> None:
+        self._release(id(self))
+
+    def _release(self, holder: int) -> None:
+        self._holders.discard(holder)
+        if self._holders:
+            return
+        try:
+            pointer = self._left.pop()
+        except IndexError:
+            return
         if os.getpid() == self._process:
-            self._destroy(self.pointer)
+            self._destroy(pointer)
+        if self._needs is not None:
+            self._needs._release(id(self))
 
 
 class Context:

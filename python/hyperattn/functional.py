@@ -106,10 +106,13 @@ def _kept_plan(problem: Problem, params: Params, context: Optional[Context], lik
 
 def _plan(q: Any, k: Any, v: Any, out: Any, options: _Options) -> Plan:
     """Return the plan of these tensors. The calls of the plan compare them all with it."""
-    first = _tensors.view("q", q, options.dtype)
-    others = [_tensors.view("k", k, first.dtype), _tensors.view("v", v, first.dtype),
-              None if out is None else _tensors.view("out", out, first.dtype)]
-    problem = _problem(first, *others, options)
+    first, second, third = (_tensors.view(name, value, options.dtype)
+                            for name, value in (("q", q), ("k", k), ("v", v)))
+    result = None if out is None else _tensors.view("out", out, options.dtype)
+    for tensor in (second, third, result):
+        if tensor is not None and tensor.dtype != first.dtype:
+            raise tensor.refuse(f"has dtype {tensor.dtype}, that of q is {first.dtype}")
+    problem = _problem(first, second, third, result, options)
     return _kept_plan(problem, options.params, options.context, first)
 
 

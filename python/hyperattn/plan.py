@@ -13,7 +13,6 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from . import _abi, _fields, _layout, _library, _tensors
-from ._layout import Layout
 from ._tensors import Tensor
 from .context import Context, Handle, default_context
 from .errors import InvalidArgument, OutOfMemory
@@ -140,10 +139,6 @@ class Plan:
             self._handle.pointer, *(t.pointer for t in tensors),
             _fields.integer("rows", rows, -2**63), ctypes.byref(total), per_head))
         return results(Report, [total])[0], results(Report, per_head)
-
-    def layout(self, name: str) -> Layout:
-        """Return the shape and strides that q, k, v or out must have."""
-        return self._layouts[name]
 
     def _forward(self, call: "_Call", q: Any, k: Any, v: Any, out: Any, lse: Any, return_lse: bool,
                  workspace: Optional[np.ndarray]) -> Tuple[List[Any], Any, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hyperattn
+from hyperattn.context import Handle
 from reference import attention, error, inputs, normal
 
 
@@ -107,6 +108,37 @@ def test_a_plan_outlives_the_closing_of_its_context(problem):
     gc.collect()
     q, k, v = inputs(2, 4, 2, 40, 60, 8)
     assert error(plan.forward(q, k, v), attention(q, k, v, True)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 2, 1], [2, 1, 0], [1, 0, 2]])
+def test_a_context_is_destroyed_after_its_plans_in_any_order(order):
+    """Finalizers of a cycle run in any order, and here in each by hand."""
+    destroyed = []
+    context = Handle(1, lambda _: destroyed.append("context"))
+    handles = [context, *(Handle(i, destroyed.append, context) for i in (2, 3))]
+    for i in order:
+        handles[i].__del__()
+    assert sorted(destroyed[:2]) == [2, 3] and destroyed[2:] == ["context"]
+    del context, handles
+    gc.collect()
+    assert len(destroyed) == 3
+
+
+def test_contexts_go_with_the_plans_that_they_keep(monkeypatch):
+    """The two refer to each other."""
+    destroyed = []
+    library = hyperattn._library.get()
+    for kind in ("plan", "ctx"):
+        destroy = getattr(library, f"{kind}_destroy")
+        monkeypatch.setattr(library, f"{kind}_destroy", lambda pointer, kind=kind, destroy=destroy:
+                            (destroyed.append(kind), destroy(pointer)))
+    context = hyperattn.Context(threads=1)
+    q, k, v = inputs(1, 1, 1, 8, 8, 8)
+    for causal in (False, True):
+        hyperattn.attention(q, k, v, causal=causal, context=context)
+    del context
+    gc.collect()
+    assert destroyed == ["plan", "plan", "ctx"]
 
 
 def test_a_closed_default_context_is_made_again():

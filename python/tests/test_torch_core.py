@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,26 @@ def test_a_device_that_the_context_cannot_read(qkv):
             hyperattn.attention(q, *qkv[1:], context=context)
         with pytest.raises(hyperattn.InvalidArgument, match="k is on cuda:1, q on cpu:0"):
             hyperattn.attention(qkv[0], q[:, :2, :, :], qkv[2][:, :, :30], context=context)
+
+
+def test_tensors_on_a_device_need_the_module_for_it(qkv, monkeypatch):
+    class Elsewhere(torch.Tensor):
+        device = torch.device("cuda", 1)
+
+    asked = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda number: asked.append(number)
+                        or SimpleNamespace(cuda_stream=64))
+    monkeypatch.setenv("HYPERATTN_MODULE_PATH", "/nowhere")
+    with pytest.raises(hyperattn.BackendError, match="libhyperattn-cuda.so"):
+        hyperattn.attention(*(x.as_subclass(Elsewhere) for x in qkv))
+    assert asked == [1]
+
+
+def test_prefix_sums_may_be_tensors(qkv):
+    q, k, v = (x[0] for x in qkv)
+    out = hyperattn.attention(q, k, v, cu_seqlens_q=torch.tensor([0, 10, 30], dtype=torch.int32),
+                              cu_seqlens_k=torch.tensor([0, 20, 50]))
+    assert torch.equal(out[:, :10], hyperattn.attention(q[:, :10], k[:, :20], v[:, :20]))
 
 
 def test_importing_the_package_does_not_import_torch():
