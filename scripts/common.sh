@@ -163,15 +163,17 @@ run_tests() {
     echo "$counts"
 }
 
-# python_tests PYTHON VARIABLE=VALUE...: runs python/tests with these in the environment.
+# python_tests PYTHON VARIABLE=VALUE...: runs python/tests with these in the environment, and prints
+# what was skipped and why.
 python_tests() {
     interpreter=$1
     shift
-    env "$@" PYTHONDONTWRITEBYTECODE=1 "$interpreter" -m pytest -q -p no:cacheprovider \
+    env "$@" PYTHONDONTWRITEBYTECODE=1 "$interpreter" -m pytest -q -rs -p no:cacheprovider \
         python/tests >build/python.log 2>&1 || {
         tail -n 60 build/python.log
         die "failed: python/tests; the whole output is build/python.log"
     }
+    grep '^SKIPPED' build/python.log || :
     tail -n 1 build/python.log
 }
 
