@@ -90,7 +90,8 @@ def store(struct: ctypes.Structure, name: str, value: Any) -> None:
 
 @functools.lru_cache(maxsize=None)
 def _types(kind: Type[ctypes.Structure]) -> "dict[str, Any]":
-    return dict(kind._fields_)
+    fields: Any = kind._fields_
+    return dict(fields)
 
 
 def _strides(name: str, value: Any, ctype: Any) -> "tuple[int, ...]":

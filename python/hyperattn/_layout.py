@@ -71,7 +71,7 @@ def of_problem(problem: _abi.Problem) -> Dict[str, Layout]:
     }
 
 
-def of_tensor(tensor: Tensor) -> Tuple[Ints, Ints]:
+def of_tensor(tensor: Tensor) -> Tuple[Ints, Tuple[int, int, int]]:
     """Return a tensor's shape [batch, heads, rows, dim], and its strides as a problem has them.
 
     These are all 0 where the tensor is packed, and nowhere else: dimensions of one entry get the
@@ -94,14 +94,15 @@ def of_tensor(tensor: Tensor) -> Tuple[Ints, Ints]:
     if any(size > 1 and stride < 0 for size, stride in zip(shape, strides)):
         raise tensor.refuse(f"has strides {tensor.strides} in elements, must have none below 0")
     if shape[2] > 1 and strides[2] < shape[3]:
-        raise tensor.refuse(f"has strides {tensor.strides} in elements: rows of {shape[3]} that are "
-                            f"{strides[2]} apart overlap")
+        raise tensor.refuse(f"has strides {tensor.strides} in elements: rows of {shape[3]} "
+                            f"elements that are {strides[2]} apart overlap")
     full = list(strides)
     full[3] = 1
     for axis in (2, 1, 0):
         if shape[axis] == 1:
             full[axis] = max(1, shape[axis + 1] * full[axis + 1])
-    return shape, _PACKED if tuple(full) == packed_strides(shape) else tuple(full[:3])
+    packed = tuple(full) == packed_strides(shape)
+    return shape, _PACKED if packed else (full[0], full[1], full[2])
 
 
 def check_same_batch(tensors: Sequence[Tensor]) -> None:

@@ -7,7 +7,7 @@ import ctypes
 import os
 import threading
 from pathlib import Path
-from typing import List, Optional, Tuple, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, Type, TypeVar, Union
 
 from . import _abi
 from .errors import Error, LibraryNotFound, VersionError, from_status
@@ -51,6 +51,9 @@ class Library:
         self._check_version(name)
         self.path = self._find_path() or name
         self._watch_forks()
+
+    if TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Callable[..., Any]: ...
 
     def _check_version(self, name: str) -> None:
         text = self.version().decode()

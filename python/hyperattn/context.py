@@ -76,7 +76,7 @@ class Context:
         params.stream = None if stream is None else _fields.integer("stream", stream, 0, 2**64 - 1)
         pointer = ctypes.c_void_p()
         library.check(library.ctx_create(ctypes.byref(pointer), ctypes.byref(params)))
-        self._handle: Optional[Handle] = Handle(pointer.value, library.ctx_destroy)
+        self._handle: Optional[Handle] = Handle(pointer.value or 0, library.ctx_destroy)
         self.threads = params.nthreads
         self.device = params.device
         self.backend = library.ctx_backend(pointer).decode()

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import _fields, _layout, _tensors
 from ._tensors import Tensor
 from .context import Context, default_context
 from .errors import InvalidArgument
 from .plan import Plan
-from .settings import Params, Problem, Report
+from .settings import Integers, Params, Problem, Report
 
 _PARAM_NAMES = tuple(Params.__dataclass_fields__)
 
@@ -22,8 +22,8 @@ class _Options:
 
     causal: bool
     softmax_scale: Optional[float]
-    cu_seqlens_q: Optional[Sequence[int]]
-    cu_seqlens_k: Optional[Sequence[int]]
+    cu_seqlens_q: Optional[Integers]
+    cu_seqlens_k: Optional[Integers]
     dtype: Optional[str]
     context: Optional[Context]
     params: Params
@@ -36,7 +36,7 @@ def _params(method: str, target_error: Optional[float], budget: Optional[int], s
             raise TypeError(f"there is no parameter {name}; those of the method are "
                             f"{', '.join(_PARAM_NAMES)}")
     named = {"target_error": target_error, "budget": budget, "seed": seed}
-    given = {name: value for name, value in named.items() if value is not None}
+    given: Dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return Params(method=method, **given, **others)
 
 
@@ -49,7 +49,7 @@ def _scale(softmax_scale: Optional[float]) -> float:
     return softmax_scale
 
 
-def _longest(name: str, sums: Optional[Sequence[int]], tensor: Tensor, rows: int) -> Tuple[Any, int]:
+def _longest(name: str, sums: Any, tensor: Tensor, rows: int) -> Tuple[Any, int]:
     """Return the prefix sums of a ragged batch as int64, and its longest sequence."""
     array = _fields.int64_array(name, sums)
     if len(array) < 2:
@@ -120,8 +120,8 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False,
               softmax_scale: Optional[float] = None, method: str = "auto",
               target_error: Optional[float] = None, budget: Optional[int] = None,
               return_lse: bool = False, out: Any = None, lse: Any = None,
-              cu_seqlens_q: Optional[Sequence[int]] = None,
-              cu_seqlens_k: Optional[Sequence[int]] = None, seed: Optional[int] = None,
+              cu_seqlens_q: Optional[Integers] = None,
+              cu_seqlens_k: Optional[Integers] = None, seed: Optional[int] = None,
               dtype: Optional[str] = None, context: Optional[Context] = None,
               **params: Any) -> Any:
     """Return softmax(softmax_scale q k^T) v, or (that, lse) with return_lse or an lse to write to.
@@ -150,8 +150,8 @@ def attention_report(q: Any, k: Any, v: Any, *, causal: bool = False,
                      softmax_scale: Optional[float] = None, method: str = "auto",
                      target_error: Optional[float] = None, budget: Optional[int] = None,
                      return_lse: bool = False, out: Any = None, lse: Any = None,
-                     cu_seqlens_q: Optional[Sequence[int]] = None,
-                     cu_seqlens_k: Optional[Sequence[int]] = None, seed: Optional[int] = None,
+                     cu_seqlens_q: Optional[Integers] = None,
+                     cu_seqlens_k: Optional[Integers] = None, seed: Optional[int] = None,
                      dtype: Optional[str] = None, context: Optional[Context] = None,
                      **params: Any) -> Any:
     """Return (out, choices), or (out, lse, choices): attention, and what each head got.
@@ -168,8 +168,8 @@ def attention_backward(q: Any, k: Any, v: Any, out: Any, lse: Any, dout: Any, *,
                        causal: bool = False, softmax_scale: Optional[float] = None,
                        method: str = "auto", target_error: Optional[float] = None,
                        budget: Optional[int] = None, dq: Any = None, dk: Any = None, dv: Any = None,
-                       cu_seqlens_q: Optional[Sequence[int]] = None,
-                       cu_seqlens_k: Optional[Sequence[int]] = None, seed: Optional[int] = None,
+                       cu_seqlens_q: Optional[Integers] = None,
+                       cu_seqlens_k: Optional[Integers] = None, seed: Optional[int] = None,
                        dtype: Optional[str] = None, context: Optional[Context] = None,
                        **params: Any) -> Tuple[Any, Any, Any]:
     """Return (dq, dk, dv) from dout, the gradient of a loss in out.
@@ -185,8 +185,8 @@ def attention_backward(q: Any, k: Any, v: Any, out: Any, lse: Any, dout: Any, *,
 
 def measure(q: Any, k: Any, v: Any, out: Any, *, rows: int = 128, causal: bool = False,
             softmax_scale: Optional[float] = None, method: str = "auto",
-            cu_seqlens_q: Optional[Sequence[int]] = None,
-            cu_seqlens_k: Optional[Sequence[int]] = None, seed: Optional[int] = None,
+            cu_seqlens_q: Optional[Integers] = None,
+            cu_seqlens_k: Optional[Integers] = None, seed: Optional[int] = None,
             dtype: Optional[str] = None, context: Optional[Context] = None,
             **params: Any) -> Tuple[Report, List[Report]]:
     """Return (total, per_head): how far out is from exact attention, by this many rows a head.

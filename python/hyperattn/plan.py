@@ -44,7 +44,7 @@ class Plan:
         pointer = ctypes.c_void_p()
         library.check(library.plan_create(ctypes.byref(pointer), needs.pointer,
                                           ctypes.byref(c_problem), ctypes.byref(c_params)))
-        self._handle = Handle(pointer.value, library.plan_destroy, needs)
+        self._handle = Handle(pointer.value or 0, library.plan_destroy, needs)
         self._library = library
         self._layouts = _layout.of_problem(c_problem)
         self._heads = c_problem.batch * c_problem.nheads
@@ -145,7 +145,7 @@ class Plan:
         """Return the pointers from q to workspace, out and lse (None: not wanted)."""
         tensors = [call.tensor("q", q), call.tensor("k", k), call.tensor("v", v),
                    call.result("out", out, "out")]
-        pointers = [t.pointer for t in tensors]
+        pointers: List[Optional[int]] = [t.pointer for t in tensors]
         if return_lse or lse is not None:
             log_sums = call.new_lse() if lse is None else call.lse("lse", lse, written=True)
             lse = log_sums.owner
@@ -201,7 +201,7 @@ class _Call:
         if value is not None:
             return self.written(name, value, like)
         layout = self._plan._layouts[like]
-        first = self._first
+        first = self._like()
         ndim = len(first.shape)
         strides = None if layout.packed else layout.strides_of(ndim)
         made = _tensors.empty(first, layout.shape_of(ndim), strides)
@@ -217,9 +217,14 @@ class _Call:
 
     def new_lse(self) -> Tensor:
         """Return an lse to write to."""
-        first = self._first
+        first = self._like()
         shape = self._plan._layouts["lse"].shape_of(len(first.shape) - 1)
         return _tensors.view("lse", _tensors.empty(first, shape, lse=True), "f32")
+
+    def _like(self) -> Tensor:
+        """Return the first tensor of the call, whose kind and device what is made gets."""
+        assert self._first is not None
+        return self._first
 
     def _placed(self, tensor: Tensor) -> Tensor:
         if self._first is None:

@@ -2,7 +2,8 @@
 """What is computed and how (Problem, Params, BlockMask), and what came of it (Choice, Report).
 
 Fields have the names, units and defaults of include/hyperattn.h; the defaults are asked of the
-library. Objects do not change: dataclasses.replace makes another. Enumerations are lower-case names: "hyper", "vnorm", "bf16".
+library. Objects do not change: dataclasses.replace makes another. Enumerations are lower-case
+names: "hyper", "vnorm", "bf16".
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import ctypes
 import dataclasses
 import functools
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
 from . import _abi, _fields, _library
 from .errors import InvalidArgument
 
+Integers = Any  # a sequence of integers, or an array of one dimension
 _Strides = Tuple[int, int, int]
 _PACKED: _Strides = (0, 0, 0)
 _PREFIX_SUMS = ("cu_seqlens_q", "cu_seqlens_k")
@@ -44,7 +46,7 @@ def _names(kind: Any) -> Tuple[str, ...]:
 
 def _check(settings: Any, kind: Any, apart: Tuple[str, ...]) -> None:
     """Replace each field of a new object by what the C struct takes, but for those apart."""
-    for name in _names(type(settings)):
+    for name in _names(settings.__class__):
         if name not in apart:
             value = _fields.checked(kind, name, getattr(settings, name))
             object.__setattr__(settings, name, value)
@@ -74,8 +76,8 @@ class Problem:
     k_stride: _Strides = _PACKED
     v_stride: _Strides = _PACKED
     out_stride: _Strides = _PACKED
-    cu_seqlens_q: Optional[Sequence[int]] = None
-    cu_seqlens_k: Optional[Sequence[int]] = None
+    cu_seqlens_q: Optional[Integers] = None
+    cu_seqlens_k: Optional[Integers] = None
 
     def __post_init__(self) -> None:
         _check(self, _abi.Problem, _PREFIX_SUMS)
@@ -114,8 +116,8 @@ class BlockMask:
 
     query_block: int
     key_block: int
-    row_start: Sequence[int]
-    key_blocks: Sequence[int]
+    row_start: Integers
+    key_blocks: Integers
     per_head: bool = False
 
     def __post_init__(self) -> None:

@@ -115,7 +115,8 @@ def test_results_that_are_read_only(qkv):
     ({"cu_seqlens_q": [0, 5, 10], "cu_seqlens_k": [0, 12]}, "cu_seqlens_k has 2 entries"),
     ({"cu_seqlens_q": [1, 10], "cu_seqlens_k": [0, 12]}, r"cu_seqlens_q\[0\] is 1"),
     ({"cu_seqlens_q": [0, 11, 10], "cu_seqlens_k": [0, 6, 12]}, r"cu_seqlens_q\[2\] is 10, less"),
-    ({"cu_seqlens_q": np.array([0, 2**64 - 1], "u8"), "cu_seqlens_k": [0, 12]}, "cu_seqlens_q has 184467"),
+    ({"cu_seqlens_q": np.array([0, 2**64 - 1], "u8"), "cu_seqlens_k": [0, 12]},
+     "cu_seqlens_q has 184467"),
 ])
 def test_prefix_sums_that_break_a_rule(qkv, sums, text):
     with pytest.raises(Invalid, match=text):
