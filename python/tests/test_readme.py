@@ -4,6 +4,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import hyperattn
 from reference import inputs
 
@@ -26,7 +28,28 @@ def test_the_example(monkeypatch, capsys):
     assert without_digits(capsys.readouterr().out.strip()) == without_digits(shown)
 
 
+def run(block, **names):
+    exec(compile(BLOCKS[block], "README.md", "exec"), names)
+
+
 def test_the_plan():
-    assert len(BLOCKS) == 2
-    names = dict(zip("qkv", inputs(1, 4, 4, 8192, 8192, 64)))
-    exec(compile(BLOCKS[1], "README.md", "exec"), {"hyperattn": hyperattn, **names})
+    assert len(BLOCKS) == 4
+    run(1, hyperattn=hyperattn, **dict(zip("qkv", inputs(1, 4, 4, 8192, 8192, 64))))
+
+
+def test_torch():
+    pytest.importorskip("torch")
+    run(2)
+
+
+def test_transformers(monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(num_hidden_layers=30, vocab_size=9, **sizes)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained",
+                        lambda _: transformers.LlamaForCausalLM(config))
+    run(3, tokens=torch.ones(1, 300, dtype=torch.long))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[17].startswith("17 exact") and lines[18].startswith("18 multipole")
+    assert "('budget', 1288)" in lines[30]

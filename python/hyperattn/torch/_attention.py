@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Tuple, Union
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from ._options import encode, signed_seed
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False,
               softmax_scale: Optional[float] = None, method: str = "auto",
               target_error: Optional[float] = None, seed: int = 0, return_lse: bool = False,
-              **params: object) -> Union[Tensor, Tuple[Tensor, Tensor]]:
-    """Return softmax(softmax_scale * q k^T) v, exactly or approximately.
+              **params: Any) -> Any:
+    """Return softmax(softmax_scale * q k^T) v, exactly or approximately; see return_lse.
 
     q [B, H, N, D], k [B, G, M, D], v [B, G, M, E], of float32, bfloat16 or float16; the result is
     [B, H, N, E]. Query head h reads key head h / (H / G). causal: row i sees keys
@@ -63,7 +63,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor,
                                  is_causal: bool = False, scale: Optional[float] = None,
                                  enable_gqa: bool = False, *, method: str = "auto",
                                  target_error: Optional[float] = None, seed: int = 0,
-                                 **params: object) -> Tensor:
+                                 **params: Any) -> Tensor:
     """Do what torch.nn.functional.scaled_dot_product_attention does, by the library.
 
     query [..., H, N, D], key [..., G, M, D], value [..., G, M, E] -> [..., H, N, E]; G is H, or
@@ -112,8 +112,8 @@ def _as_four_dimensions(query: Tensor, key: Tensor, value: Tensor, enable_gqa: b
     else:
         batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))
         shapes = [(*batch, *t.shape[-2:]) for t in (query, key, value)]
-    four = [_flatten(t.expand(s)) for t, s in zip((query, key, value), shapes)]
-    return (*four, shapes[0][:-2])
+    q, k, v = (_flatten(t.expand(s)) for t, s in zip((query, key, value), shapes))
+    return q, k, v, shapes[0][:-2]
 
 
 def _flatten(tensor: Tensor) -> Tensor:

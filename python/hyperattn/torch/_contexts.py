@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, Tuple
+from typing import Any, Dict, Tuple
 
 import torch
 
@@ -22,7 +22,7 @@ def context_for(device: torch.device) -> Context:
     CUDA module. Raises NotImplementedError for other devices.
     """
     if device.type == "cpu":
-        arguments = {"backend": "cpu", "threads": torch.get_num_threads()}
+        arguments: Dict[str, Any] = {"backend": "cpu", "threads": torch.get_num_threads()}
     elif device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         stream = torch.cuda.current_stream(index).cuda_stream

@@ -11,7 +11,7 @@ options are those of _options.encode().
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ _HOW = "bool causal, float softmax_scale, SymInt seed, str options"
 def plan_for(q: Tensor, k: Tensor, v: Tensor, out: Tensor, causal: bool, softmax_scale: float,
              seed: int, options: str) -> Plan:
     """Return the plan for these tensors, of which it takes shapes, strides, type and device."""
-    problem = {
+    problem: Dict[str, Any] = {
         "batch": q.shape[0], "nheads": q.shape[1], "nheads_kv": k.shape[1],
         "seqlen_q": q.shape[2], "seqlen_k": k.shape[2], "head_dim": q.shape[3],
         "head_dim_v": v.shape[3], "dtype": _shapes.DTYPES[q.dtype], "causal": causal,
@@ -73,7 +73,8 @@ def _(q: Tensor, k: Tensor, v: Tensor, causal: bool, softmax_scale: float, seed:
 
 
 def _gradients(q: Tensor, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    return tuple(_shapes.new_output(t, t.shape[3]) for t in (q, k, v))
+    dq, dk, dv = (_shapes.new_output(t, t.shape[3]) for t in (q, k, v))
+    return dq, dk, dv
 
 
 @torch.library.custom_op("hyperattn::backward", mutates_args=(),

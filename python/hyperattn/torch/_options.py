@@ -9,14 +9,12 @@ argument of its own, since it may change with every step of a training run.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Dict, Tuple, Union
-
-Value = Union[str, int, float]
+from typing import Any, Dict, Tuple
 
 _OWN_ARGUMENTS = {"causal", "softmax_scale", "seed"}
 
 
-def encode(params: Dict[str, object]) -> str:
+def encode(params: Dict[str, Any]) -> str:
     """Return fields of hyperattn_params as a text, such as "budget=324,method=multipole".
 
     None stands for a field's default. The text is the same for the same fields in any order.
@@ -42,7 +40,7 @@ def encode(params: Dict[str, object]) -> str:
 
 
 @lru_cache(maxsize=256)
-def decode(options: str) -> Tuple[Tuple[str, Value], ...]:
+def decode(options: str) -> Tuple[Tuple[str, Any], ...]:
     """Return the (name, value) pairs of a text that encode() made."""
     pairs = []
     for part in filter(None, options.split(",")):
@@ -51,7 +49,8 @@ def decode(options: str) -> Tuple[Tuple[str, Value], ...]:
     return tuple(pairs)
 
 
-def _number(text: str) -> Value:
+def _number(text: str) -> Any:
+    """Return an int or a float, or the text of a name."""
     for kind in (int, float):
         try:
             return kind(text)

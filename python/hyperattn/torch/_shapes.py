@@ -76,5 +76,6 @@ def strides(tensor: Tensor) -> Tuple[int, int, int]:
     """Return the strides of batch, head and row, in elements; those of single ones as packed."""
     packed = (tensor.shape[1] * tensor.shape[2] * tensor.shape[3],
               tensor.shape[2] * tensor.shape[3], tensor.shape[3])
-    return tuple(step if size > 1 else default for step, size, default
-                 in zip(tensor.stride(), tensor.shape, packed))
+    batch, head, row = (step if size > 1 else default for step, size, default
+                        in zip(tensor.stride(), tensor.shape, packed))
+    return batch, head, row

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..torch import attention, relative_error
-from . import _record
 from ._layers import is_windowed
 from ._masks import Visible, is_made_here, read_mask
 from ._method import ATTRIBUTE, EXACT, Method
+from ._record import recorded
 
 NAME = "hyperattn"
 
@@ -65,9 +65,7 @@ def _by_sdpa(layer: Optional[int], module: nn.Module, query: Tensor, key: Tensor
     def attend() -> Tensor:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
 
-    if not _record.is_recording():
-        return attend()
-    return _record.recorded(attend, None, layer, "sdpa", rows, keys)
+    return recorded(attend, None, layer, "sdpa", rows, keys)
 
 
 def _attend_visible(query: Tensor, key: Tensor, value: Tensor, visible: Visible,
@@ -101,10 +99,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scaling: Optional[flo
         return attention(q, k, v, causal=causal, softmax_scale=scaling, method=how.method,
                          seed=how.seed, **dict(how.params))
 
-    if not _record.is_recording():
-        return attend()
-
     def measure(out: Tensor, rows: int) -> float:
         return relative_error(q, k, v, out, causal=causal, softmax_scale=scaling, rows=rows)
 
-    return _record.recorded(attend, measure, layer, how.method, q.shape[2], k.shape[2])
+    return recorded(attend, measure, layer, how.method, q.shape[2], k.shape[2])

@@ -35,20 +35,21 @@ class Visible:
     spans: Optional[Tuple[Tuple[int, int], ...]] = None
 
 
-def make_mask(batch_size: int, q_length: int, kv_length: int, q_offset: Union[int, Tensor] = 0,
-              kv_offset: int = 0, mask_function: Callable[..., Any] = causal_mask_function,
+def make_mask(batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, kv_offset: int = 0,
+              mask_function: Callable[..., Any] = causal_mask_function,
               attention_mask: Optional[Tensor] = None, local_size: Optional[int] = None,
               allow_is_causal_skip: bool = True, allow_is_bidirectional_skip: bool = False,
               device: Any = "cpu", **kwargs: Any) -> Optional[Tensor]:
     """Make the mask of one kind of layers, as transformers' AttentionMaskInterface asks for it.
 
-    attention_mask [batch, keys] is true for tokens and false for padding. Raises
-    NotImplementedError for what the library cannot do.
+    q_offset is a number, or a tensor of one with a static cache. attention_mask [batch, keys] is
+    true for tokens and false for padding. Raises NotImplementedError for what the library cannot
+    do.
     """
     if local_size is not None:
         # Without a mask sdpa aligns top-left: then the last row must be at the last key.
-        is_number = not isinstance(q_offset, Tensor)
-        ends_agree = is_number and q_offset + q_length == kv_length + kv_offset
+        ends_agree = (not isinstance(q_offset, Tensor)
+                      and q_offset + q_length == kv_length + kv_offset)
         return sdpa_mask(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function,
                          attention_mask, local_size, allow_is_causal_skip and ends_agree,
                          allow_is_bidirectional_skip, device=device, **kwargs)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Any, Tuple
 
 ATTRIBUTE = "hyperattn_method"  # of an attention module
 
@@ -20,10 +20,10 @@ class Method:
     method: str
     min_rows: int
     seed: int
-    params: Tuple[Tuple[str, object], ...]
+    params: Tuple[Tuple[str, Any], ...]
 
     @classmethod
-    def of(cls, min_rows: int, method: str, seed: int, **params: object) -> "Method":
+    def of(cls, min_rows: int, method: str, seed: int, **params: Any) -> "Method":
         """Return it with params in the order of their names, without those that are None."""
         given = tuple(sorted((k, v) for k, v in params.items() if v is not None))
         return cls(method, min_rows, seed, given)

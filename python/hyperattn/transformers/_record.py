@@ -57,18 +57,15 @@ def record(error_rows: int = 0) -> Iterator[List[Record]]:
         _current.reset(token)
 
 
-def is_recording() -> bool:
-    """Return whether a record() is open; never while torch.compile traces."""
-    return not torch.compiler.is_compiling() and _current.get() is not None
-
-
 def recorded(attend: Callable[[], Tensor], measure: Optional[Callable[[Tensor, int], float]],
              layer: Optional[int], method: str, seqlen_q: int, seqlen_k: int) -> Tensor:
-    """Return attend(), and add a Record of it to the open record().
+    """Return attend(), and add a Record of it to the open record(), if there is one.
 
     measure(out, rows) gives the relative error on so many rows of each head; None: there is none.
     """
-    recorder = _current.get()
+    recorder = None if torch.compiler.is_compiling() else _current.get()
+    if recorder is None:
+        return attend()
     start = time.perf_counter()
     out = attend()
     seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
@@ -30,8 +30,8 @@ def register() -> None:
 
 def configure(model: PreTrainedModel, *, method: str = "multipole", layers: Selection = "all",
               decode: str = "exact", min_rows: int = 256, target_error: Optional[float] = None,
-              seed: int = 0, per_layer: Optional[Mapping[int, Mapping[str, object]]] = None,
-              **params: object) -> Dict[int, Union[Method, str]]:
+              seed: int = 0, per_layer: Optional[Mapping[int, Mapping[str, Any]]] = None,
+              **params: Any) -> Dict[int, Union[Method, str]]:
     """Compute a model's layers by the library; return what settings() does.
 
     method, target_error, seed and params are those of hyperattn.torch.attention, and hold for the
@@ -74,7 +74,7 @@ def _attach(model: PreTrainedModel) -> None:
     setattr(model, _PREVIOUS, previous)
 
 
-def _method(min_rows: int, given: Mapping[str, object]) -> Method:
+def _method(min_rows: int, given: Mapping[str, Any]) -> Method:
     """Return checked settings. Raises what the library raises for wrong ones."""
     params = Params(**{name: value for name, value in given.items() if value is not None})
     Plan(Problem(seqlen_q=1, head_dim=1, causal=True), params)
