@@ -89,6 +89,14 @@ def test_a_new_seed_is_not_traced_again():
     assert counter.frame_count <= 2  # once as a constant, once as a variable
 
 
+def test_a_scale_may_change():
+    q = make(1, 2, 30, 8)
+    compiled = torch.compile(lambda q, scale: attention(q, q, q, softmax_scale=scale),
+                             fullgraph=True, backend="aot_eager")
+    for scale in (0.3, 0.5, 0.7):
+        assert torch.equal(compiled(q, scale), attention(q, q, q, softmax_scale=scale))
+
+
 def test_wrong_parameters_are_found_while_tracing():
     compiled = torch.compile(lambda q: attention(q, q, q, no_such_field=1), fullgraph=True,
                              backend="eager")

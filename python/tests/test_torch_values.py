@@ -211,6 +211,15 @@ def test_tensors_that_do_not_fit(change, error, text):
         attention(*change(q, k, v))
 
 
+def test_tensors_without_data_give_one():
+    q = torch.empty(2, 40, 6, 8, device="meta", dtype=torch.float16).transpose(1, 2)
+    k, v = (torch.empty(2, 3, 50, dim, device="meta", dtype=torch.float16) for dim in (8, 12))
+    out, lse = attention(q, k, v, return_lse=True)
+    assert (out.device.type, out.dtype, out.shape) == ("meta", torch.float16, (2, 6, 40, 12))
+    assert (lse.dtype, lse.shape) == (torch.float32, (2, 6, 40))
+    assert out.transpose(1, 2).is_contiguous()
+
+
 def test_autocast_takes_its_type():
     q, k, v = (make(2, 3, 40, 16, seed=s) for s in range(3))
     with torch.autocast("cpu", torch.bfloat16):

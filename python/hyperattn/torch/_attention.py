@@ -39,19 +39,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False,
 
     Raises TypeError, ValueError, or the library's error (hyperattn.Error).
     """
-    if softmax_scale is not None and not (math.isfinite(softmax_scale) and softmax_scale != 0):
+    if softmax_scale is not None and not 0 < abs(softmax_scale) < math.inf:
         raise ValueError(f"softmax_scale is {softmax_scale}, must be finite and not 0")
     q, k, v = _autocast(q, k, v)
     _shapes.check(q, k, v)
     options = encode({"method": method, "target_error": target_error, **params})
-    out, lse = forward(q, k, v, causal, softmax_scale or 0.0, signed_seed(seed), options)
+    scale = 0.0 if softmax_scale is None else softmax_scale
+    out, lse = forward(q, k, v, causal, scale, signed_seed(seed), options)
     return (out, lse) if return_lse else out
 
 
 def _autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
     """Return the tensors in the type of torch.autocast, where that is on, as torch's sdpa does."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t

@@ -42,7 +42,7 @@ _current: ContextVar[Optional[_Recorder]] = ContextVar("hyperattn_recorder", def
 
 @contextmanager
 def record(error_rows: int = 0) -> Iterator[List[Record]]:
-    """Collect a Record of each call of attention while it is open, in the order of the calls.
+    """Collect a Record of each call of attention by this thread while it is open, in their order.
 
     error_rows: query rows of each head that are computed exactly too, to estimate rel_error; their
     time is not in seconds. Layers of a model that went through torch.compile are not seen.
