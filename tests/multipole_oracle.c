@@ -75,12 +75,12 @@ static void forward_row(void *arg, head *one, int64_t row)
     int64_t at = tensors_row(x->t, x->b, x->h, row), dv = x->dv;
     o->lse[at] = one->lse;
     weigh_terms(one, one->lse);
-    const sums out = {o->out, o->slip};
     for (int64_t e = 0; e < one->nterms; e++) {
         const term *i = &one->terms[e];
-        add_sums(&out, at * dv, x->v + i->value * dv, dv, one->p[e],
-                 i->slip * fabs(one->p[e]));
-        o->lse_slip[at] += i->slip * fabs(one->p[e]);
+        double slip = i->slip * fabs(one->p[e]);
+        add(o->out + at * dv, one->p[e], x->v + i->value * dv, dv);
+        add(o->slip + at * dv, slip, one->value_size + i->value * dv, dv);
+        o->lse_slip[at] += slip;
     }
 }
 

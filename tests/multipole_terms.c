@@ -26,6 +26,9 @@ head head_new(const tensors *t, int64_t b, int64_t h, int64_t sinks)
     head_data *x = &one.x;
     x->k = realloc(x->k, (size_t)(2 * x->nk * x->d + 1) * sizeof *x->k);
     x->v = realloc(x->v, (size_t)(2 * x->nk * x->dv + 1) * sizeof *x->v);
+    one.value_size = zeros(2 * x->nk * x->dv, sizeof *one.value_size);
+    for (int64_t e = 0; e < x->nk * x->dv; e++)
+        one.value_size[e] = fabs(x->v[e]);
     one.terms = zeros(4 * x->nk, sizeof *one.terms);
     one.p = zeros(4 * x->nk, sizeof *one.p);
     one.dk = sums_new(2 * x->nk * x->d);
@@ -36,6 +39,7 @@ head head_new(const tensors *t, int64_t b, int64_t h, int64_t sinks)
 void head_free(head *one)
 {
     head_unload(&one->x);
+    free(one->value_size);
     free(one->terms);
     free(one->p);
     sums_free(&one->dk);
@@ -48,13 +52,14 @@ void build_columns(const head *one, const bundle_model *m)
     for (int64_t e = 0; e < m->ncolumns * x->d; e++)
         x->k[x->nk * x->d + e] = 0;
     for (int64_t e = 0; e < m->ncolumns * x->dv; e++)
-        x->v[x->nk * x->dv + e] = 0;
+        x->v[x->nk * x->dv + e] = one->value_size[x->nk * x->dv + e] = 0;
     for (int64_t at = 0; at < m->choices->past; at++) {
         int64_t key = m->choices->keys[at], to = x->nk + m->column[at];
         if (m->column[at] < 0)
             continue;
         add(x->k + to * x->d, m->share[at], x->k + key * x->d, x->d);
         add(x->v + to * x->dv, m->share[at], x->v + key * x->dv, x->dv);
+        add(one->value_size + to * x->dv, m->share[at], one->value_size + key * x->dv, x->dv);
     }
 }
 

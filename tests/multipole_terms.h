@@ -23,6 +23,7 @@ typedef struct sums {
 /* One query head. Its keys and values are followed by those of the columns of one bundle. */
 typedef struct head {
     head_data x;
+    double *value_size; /* as x.v: of a column's value, without the signs of those it is made of */
     int64_t sinks;
     term *terms; /* of one row */
     double *p;   /* their parts of it */
