@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from errors import UserError
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
 
-class HeadsError(Exception):
+class HeadsError(UserError):
     """Files that are not a capture."""
 
 
@@ -47,6 +49,10 @@ class Heads:
         return replace(self, q=cut(self.q[:, q_first:q_end]), k=cut(self.k[:, k_first:k_end]),
                        v=cut(self.v[:, k_first:k_end]))
 
+    def of_groups(self) -> Heads:
+        """Return the first query head of each key head."""
+        return replace(self, q=np.ascontiguousarray(self.q[::len(self.q) // len(self.k)]))
+
     def one(self, head: int) -> tuple[Array, Array, Array]:
         """Return q, k and v of a query head."""
         of_key = head * len(self.k) // len(self.q)
@@ -62,6 +68,26 @@ def layer_folders(folder: Path) -> dict[int, Path]:
     if (folder / "q.npy").exists():
         return {0: folder}
     raise HeadsError(f"{folder} has neither q.npy nor folders layer-00 and so on")
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Return the numbers of a list such as "0,4-6". For argparse's type."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not found or int(found[2] or found[1]) < int(found[1]):
+            raise argparse.ArgumentTypeError(f"'{part}' is neither a number nor a range")
+        numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return sorted(numbers)
+
+
+def chosen_layers(folder: Path, wanted: list[int] | None) -> dict[int, Path]:
+    """Return the folders of some layers, or of all. Raises HeadsError for one that is not there."""
+    there = layer_folders(folder)
+    for layer in wanted or []:
+        if layer not in there:
+            raise HeadsError(f"{folder} has no layer {layer}, but {', '.join(map(str, there))}")
+    return {layer: path for layer, path in there.items() if wanted is None or layer in wanted}
 
 
 def _array(path: Path) -> Array:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import scores
+from errors import UserError
 
 GROUPS = ("single-doc QA", "multi-doc QA", "summarisation", "few-shot", "synthetic", "code")
 FIELDS = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A file of items that is not what LongBench has."""
 
 

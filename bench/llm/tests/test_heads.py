@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captured heads: read as they were written, and refused otherwise."""
 
+import argparse
 import json
 
 import heads
@@ -44,6 +45,26 @@ def test_bits_of_bfloat16(tmp_path):
     save(tmp_path)
     np.save(tmp_path / "q.npy", np.full((2, 6, 5), 0x3FC0, np.uint16))
     assert (heads.read_layer(tmp_path).q == 1.5).all()
+
+
+def test_first_of_each_group(tmp_path):
+    arrays = save(tmp_path)
+    some = heads.read_layer(tmp_path).of_groups()
+    assert (some.q == arrays["q"][[0, 2]]).all()
+    assert (some.one(1)[1] == arrays["k"][1]).all()
+
+
+def test_numbers_and_layers(tmp_path):
+    assert heads.parse_numbers("7,0-2,1") == [0, 1, 2, 7]
+    for wrong in ("", "3-1", "x", "1,", "-1"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            heads.parse_numbers(wrong)
+    for layer in (0, 1, 4):
+        save(tmp_path / f"layer-{layer:02d}")
+    assert list(heads.chosen_layers(tmp_path, None)) == [0, 1, 4]
+    assert list(heads.chosen_layers(tmp_path, [1, 4])) == [1, 4]
+    with pytest.raises(heads.HeadsError, match="no layer 2, but 0, 1, 4"):
+        heads.chosen_layers(tmp_path, [2])
 
 
 def test_refused(tmp_path):
