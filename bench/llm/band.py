@@ -11,8 +11,8 @@ from collections.abc import Collection
 from typing import Any
 
 import hyperattn
-from hyperattn.torch import relative_error
-from hyperattn.transformers._record import recorded
+from hyperattn.torch._measure import relative_errors
+from hyperattn.transformers._record import Errors, recorded
 from methods import Setting
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -55,9 +55,9 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
                                           softmax_scale=scaling or 0.0, **arguments)
         return out
 
-    def measure(out: Tensor, error_rows: int) -> float:
-        return relative_error(query, key, value, out, causal=True, softmax_scale=scaling,
-                              rows=error_rows)
+    def measure(out: Tensor, error_rows: int) -> Errors:
+        return relative_errors(query, key, value, out, causal=True, softmax_scale=scaling,
+                               rows=error_rows)
 
     layer: Any = module.layer_idx
     out = recorded(attend, measure, layer, setting.family, rows, rows)

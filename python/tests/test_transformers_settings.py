@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import hyperattn.transformers as ht  # noqa: E402
-from hyperattn.transformers import Method  # noqa: E402
+from hyperattn.transformers import Method, _attention  # noqa: E402
 
 SIZES = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 6,
          "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 1024}
@@ -164,6 +164,27 @@ def test_models_without_one_stack_of_layers_are_refused():
     for model in (bart, torch.nn.Linear(2, 2)):
         with pytest.raises(ValueError, match="attention layer"):
             ht.configure(model)
+
+
+@torch.no_grad()
+def test_record_measures_the_errors_of_heads(llama, monkeypatch):
+    calls = []
+    errors = _attention.relative_errors
+
+    def kept(q, k, v, out, **how):
+        calls.append((q, k, v, out))
+        return errors(q, k, v, out, **how)
+
+    monkeypatch.setattr(_attention, "relative_errors", kept)
+    ht.configure(llama, layers=[1], **ROUGH)
+    with ht.record(error_rows=400) as records:
+        llama(TOKENS.repeat(2, 1))
+    q, k, v, out = calls[1]
+    exact = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True,
+                                                             enable_gqa=True)
+    distance, size = (out - exact).norm(dim=(2, 3)), exact.norm(dim=(2, 3))
+    assert records[1].head_errors == pytest.approx((distance / size).flatten().tolist(), rel=1e-3)
+    assert records[1].rel_error == pytest.approx((distance.norm() / size.norm()).item(), rel=1e-3)
 
 
 @torch.no_grad()

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..torch import attention, relative_error
+from ..torch import attention
+from ..torch._measure import relative_errors
 from ._layers import is_windowed
 from ._masks import Visible, is_made_here, read_mask
 from ._method import ATTRIBUTE, EXACT, Method
-from ._record import recorded
+from ._record import Errors, recorded
 
 NAME = "hyperattn"
 
@@ -99,7 +100,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scaling: Optional[flo
         return attention(q, k, v, causal=causal, softmax_scale=scaling, method=how.method,
                          seed=how.seed, **dict(how.params))
 
-    def measure(out: Tensor, rows: int) -> float:
-        return relative_error(q, k, v, out, causal=causal, softmax_scale=scaling, rows=rows)
+    def measure(out: Tensor, rows: int) -> Errors:
+        return relative_errors(q, k, v, out, causal=causal, softmax_scale=scaling, rows=rows)
 
     return recorded(attend, measure, layer, how.method, q.shape[2], k.shape[2])

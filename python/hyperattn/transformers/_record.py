@@ -7,10 +7,12 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
+
+Errors = Tuple[float, Tuple[float, ...]]  # over all heads, and of each
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Record:
     A padded batch is a call for each sequence.
 
     seconds: wall-clock, of attention alone. rel_error: |out - exact| / |exact| (Frobenius) over all
-    heads, estimated; None where it was not asked for, and for "sdpa".
+    heads, estimated. head_errors: the same of each head, sequence by sequence. Both are None where
+    they were not asked for, and for "sdpa".
     """
 
     layer: Optional[int]
@@ -29,6 +32,7 @@ class Record:
     seqlen_k: int
     seconds: float
     rel_error: Optional[float]
+    head_errors: Optional[Tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ _current: ContextVar[Optional[_Recorder]] = ContextVar("hyperattn_recorder", def
 def record(error_rows: int = 0) -> Iterator[List[Record]]:
     """Collect a Record of each call of attention by this thread while it is open, in their order.
 
-    error_rows: query rows of each head that are computed exactly too, to estimate rel_error; their
-    time is not in seconds. Layers of a model that went through torch.compile are not seen.
+    error_rows: query rows of each head that are computed exactly too, to estimate the errors;
+    their time is not in seconds. Layers of a model that went through torch.compile are not seen.
     """
     if error_rows < 0:
         raise ValueError(f"error_rows is {error_rows}, must not be negative")
@@ -57,11 +61,11 @@ def record(error_rows: int = 0) -> Iterator[List[Record]]:
         _current.reset(token)
 
 
-def recorded(attend: Callable[[], Tensor], measure: Optional[Callable[[Tensor, int], float]],
+def recorded(attend: Callable[[], Tensor], measure: Optional[Callable[[Tensor, int], Errors]],
              layer: Optional[int], method: str, seqlen_q: int, seqlen_k: int) -> Tensor:
     """Return attend(), and add a Record of it to the open record(), if there is one.
 
-    measure(out, rows) gives the relative error on so many rows of each head; None: there is none.
+    measure(out, rows) gives the errors on so many rows of each head; None: there are none.
     """
     recorder = None if torch.compiler.is_compiling() else _current.get()
     if recorder is None:
@@ -69,6 +73,6 @@ def recorded(attend: Callable[[], Tensor], measure: Optional[Callable[[Tensor, i
     start = time.perf_counter()
     out = attend()
     seconds = time.perf_counter() - start
-    error = measure(out, recorder.error_rows) if measure and recorder.error_rows else None
-    recorder.records.append(Record(layer, method, seqlen_q, seqlen_k, seconds, error))
+    errors = measure(out, recorder.error_rows) if measure and recorder.error_rows else (None, None)
+    recorder.records.append(Record(layer, method, seqlen_q, seqlen_k, seconds, *errors))
     return out
