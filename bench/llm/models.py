@@ -173,3 +173,18 @@ def load(name: str, cache: Path = CACHE) -> Model:
                    if how != "sdpa")
     return Model(name, SOURCES[name].title, network, tokenizer,
                  network.config.max_position_embeddings, layers)
+
+
+class Loader:
+    """Loads models by name, and keeps the last one."""
+
+    def __init__(self, cache: Path = CACHE) -> None:
+        self._cache = cache
+        self._last: Model | None = None
+
+    def get(self, name: str) -> Model:
+        """Return a model of SOURCES. Raises UserError as fetch() does."""
+        if self._last is None or self._last.name != name:
+            self._last = None  # before the next one is in memory
+            self._last = load(name, self._cache)
+        return self._last

@@ -66,6 +66,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
 
 
+def numbers(text: str) -> list[int]:
+    """Return the whole numbers of a list such as "2048,8192". For argparse's type."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of whole numbers")
+    return [int(part) for part in parts]
+
+
 def progress(cases: Sequence[Row], name: str) -> Iterator[Row]:
     """Return the cases one by one, with a bar on standard error where that is a terminal."""
     from tqdm import tqdm
