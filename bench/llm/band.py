@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 import hyperattn
+from hyperattn.torch._contexts import context_for
 from hyperattn.torch._measure import relative_errors
 from hyperattn.transformers._record import Errors, recorded
 from methods import Setting
@@ -52,7 +53,8 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
 
     def attend() -> Tensor:
         out: Tensor = hyperattn.attention(query, key, value, causal=True,
-                                          softmax_scale=scaling or 0.0, **arguments)
+                                          softmax_scale=scaling or 0.0,
+                                          context=context_for(query.device), **arguments)
         return out
 
     def measure(out: Tensor, error_rows: int) -> Errors:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from errors import UserError
-from models import Model
+
+if TYPE_CHECKING:
+    from models import Model
 
 NEEDLE = "The secret number is {}.\n"
 QUESTION = "\nWhat is the secret number? The secret number is {}"
@@ -104,9 +107,9 @@ def _filler(model: Model, text: str, count: int) -> list[int]:
 
 def _insert(model: Model, filler: list[int], pieces: list[list[int]], places: list[float]
             ) -> tuple[list[int], int]:
-    """Put pieces at the first ends of lines from their places on; return all, and the first's place.
+    """Put pieces at the first ends of lines from their places on, which are tokens of the filler.
 
-    places: tokens of the filler, ascending.
+    Return all tokens, and where the first piece is.
     """
     def is_end(place: int) -> bool:
         ends: bool = model.tokenizer.decode([filler[place - 1]]).endswith("\n")

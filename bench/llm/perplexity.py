@@ -84,11 +84,10 @@ def measure(model: Model, text: str, case: Row) -> Row:
     ids = model.encode(text, n)
     running.configure(model, methods.parse(case["method"]), n, case["replaced"], case["seed"])
     done = running.forward(model, ids, case["error_rows"])
-    attention = [record for record in done.records if record.method != "sdpa"]
     return {
         "nats": running.text_nats(model, done.hidden, ids), "seconds": done.seconds,
-        "layers": len(model.layers), "layer_seconds": [record.seconds for record in attention],
-        "errors": {str(record.layer): list(record.head_errors) for record in attention
+        "layers": len(model.layers), "layer_seconds": [record.seconds for record in done.records],
+        "errors": {str(record.layer): list(record.head_errors) for record in done.records
                    if record.head_errors and record.method != "exact"},
         "text_sha256": texts.fingerprint(text), "threads": torch.get_num_threads(),
         "library": hyperattn.version(),

@@ -24,7 +24,7 @@ class Pass:
     """A pass over n tokens.
 
     hidden: [n, width], what the last layer gave, normalised. seconds: of all of it, wall-clock.
-    records: of the attention of each layer.
+    records: of the attention of each layer that can be replaced.
     """
 
     hidden: torch.Tensor
@@ -32,8 +32,8 @@ class Pass:
     records: list[ht.Record]
 
     def attention_seconds(self) -> float:
-        """Return the seconds of attention in all layers that can be replaced."""
-        return sum(record.seconds for record in self.records if record.method != "sdpa")
+        """Return the seconds of attention in these layers."""
+        return sum(record.seconds for record in self.records)
 
 
 def configure(model: Model, setting: Setting, n: int, replaced: int, seed: int = 0) -> None:
@@ -63,7 +63,7 @@ def forward(model: Model, ids: list[int], error_rows: int = 0) -> Pass:
         start = time.perf_counter()
         hidden = model.network.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0]
         seconds = time.perf_counter() - start
-    return Pass(hidden, seconds, records)
+    return Pass(hidden, seconds, [record for record in records if record.layer in model.layers])
 
 
 @torch.inference_mode()
