@@ -12,6 +12,7 @@ import ast
 import json
 import random
 import re
+import string
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,11 @@ def facts(texts: Texts, rng: random.Random, number: int) -> Fields:
     passages = []
     for i, (name, place) in enumerate(zip(names, places, strict=True), 1):
         lines = texts.passage(rng, texts.words // count)
-        sentence = f"The house of {name} the potter is in {place}."
-        lines.insert(rng.randrange(len(lines) + 1), sentence)
+        lines.insert(rng.randrange(len(lines) + 1), f"The home of {name}: {place}.")
         passages.append(f"Passage {i}:\n" + "\n".join(lines))
     which = rng.randrange(count)
     return _fields("our_facts", number, "\n\n".join(passages),
-                   f"The house of {names[which]} the potter is in", places[which])
+                   f"The home of {names[which]}:", places[which])
 
 
 def purpose(texts: Texts, rng: random.Random, number: int) -> Fields:
@@ -132,19 +132,23 @@ PARAGRAPH = 60  # words, or a few more
 
 
 def _paragraphs(texts: Texts, rng: random.Random, words: int) -> list[str]:
-    """Return two paragraphs or more, of so many words in all."""
+    """Return two paragraphs or more, of so many words in all, without a full stop at the end."""
     parts: list[str] = []
     while len(parts) < 2 or sum(len(part.split()) for part in parts) < words:
-        parts.append(" ".join(texts.passage(rng, PARAGRAPH)))
+        parts.append(" ".join(texts.passage(rng, PARAGRAPH)).rstrip(string.punctuation))
     return parts
 
 
 def paragraph(texts: Texts, rng: random.Random, number: int) -> Fields:
-    """Paragraphs, each with its number behind it, and one of them once more: which is it?"""
+    """Paragraphs, each with a number behind it, and one of them once more: which is it?
+
+    The numbers are not in order, for a small model goes on counting.
+    """
     parts = _paragraphs(texts, rng, texts.words)
+    numbers = rng.sample(range(100, 1000), len(parts))
     which = rng.randrange(len(parts))
-    context = "\n\n".join(f"{part}\nParagraph {i}" for i, part in enumerate(parts, 1))
-    return _fields("our_paragraph", number, context, parts[which], f"Paragraph {which + 1}")
+    context = "\n\n".join(f"{part} [{i}]" for part, i in zip(parts, numbers, strict=True))
+    return _fields("our_paragraph", number, context, parts[which], f"Paragraph {numbers[which]}")
 
 
 def count(texts: Texts, rng: random.Random, number: int) -> Fields:

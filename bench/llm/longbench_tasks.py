@@ -53,8 +53,9 @@ TASKS: dict[str, Task] = {
     "qasper": Task(
         GROUPS[0], scores.f1, 128,
         "Below is a scientific paper, and then a question about it. Answer in a phrase or a "
-        "sentence. Write \"unanswerable\" if the paper does not say; to a yes-or-no question write \"yes\", "
-        "\"no\" or \"unanswerable\".\n\n{context}\n\nQuestion about the paper: {input}\nAnswer:"),
+        "sentence. Write \"unanswerable\" if the paper does not say; to a yes-or-no question write "
+        "\"yes\", \"no\" or \"unanswerable\".\n\n{context}\n\nQuestion about the paper: "
+        "{input}\nAnswer:"),
     "multifieldqa_en": Task(
         GROUPS[0], scores.f1, 64,
         "Read this text and answer the question behind it shortly.\n\n{context}\n\nAnswer from the "
@@ -92,24 +93,25 @@ TASKS: dict[str, Task] = {
     "repobench-p": Task(GROUPS[5], scores.code_similarity, 64,
                         "Write the next line of this code.\n{context}{input}"),
     # ours: longbench_make.py
-    "our_verses": Task(GROUPS[0], scores.f1, 32,
+    "our_verses": Task(GROUPS[0], scores.f1, 16,
                        "{context}\n\nOne line of the text above, once more:\n{input}", True),
     "our_facts": Task(
-        GROUPS[1], scores.f1, 8,
-        "Read these passages.\n\n{context}\n\nFrom the passages above: {input}", True),
+        GROUPS[1], scores.f1, 4,
+        "Read these passages.\n\n{context}\n\nOne line of the passages above, once more:\n{input}",
+        True),
     "our_purpose": Task(
-        GROUPS[2], scores.rouge_l, 32,
+        GROUPS[2], scores.rouge_l, 24,
         "{context}\n\n# In one sentence, the purpose of the program above:\n#", True),
-    "our_kind": Task(GROUPS[3], scores.classification, 8, "{context}\n\n{input}", True),
+    "our_kind": Task(GROUPS[3], scores.classification, 3, "{context}\n\n{input}", True),
     "our_paragraph": Task(
-        GROUPS[4], scores.retrieval, 8,
+        GROUPS[4], scores.retrieval, 4,
         "Each paragraph is followed by its number.\n\n{context}\n\nOne of them once more, with its "
-        "number:\n\n{input}\nParagraph", True),
+        "number:\n\n{input} [", True),
     "our_count": Task(
-        GROUPS[4], scores.count, 8,
+        GROUPS[4], scores.count, 4,
         "{context}\n\nSome of these paragraphs are there more than once. The number of different "
         "ones is", True),
-    "our_code": Task(GROUPS[5], scores.code_similarity, 48, "{context}"),
+    "our_code": Task(GROUPS[5], scores.code_similarity, 32, "{context}"),
 }
 
 

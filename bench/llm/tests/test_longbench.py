@@ -63,7 +63,8 @@ def test_made_contexts_hold_what_leads_to_the_answer(made):
     for fields in made["our_facts"]:
         assert f"{fields['input']} {fields['answers'][0]}." in fields["context"]
     for fields in made["our_paragraph"]:
-        assert f"{fields['input']}\n{fields['answers'][0]}" in fields["context"]
+        number = fields["answers"][0].removeprefix("Paragraph ")
+        assert f"{fields['input']} [{number}]" in fields["context"]
     for fields in made["our_count"]:
         parts = [part.partition(": ")[2] for part in fields["context"].split("\n\n")]
         assert str(len(set(parts))) == fields["answers"][0]
