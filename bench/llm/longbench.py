@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,17 +31,11 @@ import texts
 import torch
 from errors import UserError
 from heads import parse_numbers
-from longbench_tasks import GROUPS, TASKS, Item, data_sets
+from longbench_cases import cases, group_means, group_of, means, truncated
+from longbench_tasks import Item, data_sets
 from methods import Setting
 from models import Model
 from results import Results, Row
-
-
-def truncated(ids: Sequence[int], limit: int) -> list[int]:
-    """Return the tokens, or the first and the last ones of more than `limit`, half of each."""
-    if len(ids) <= limit:
-        return list(ids)
-    return [*ids[:limit // 2], *ids[len(ids) - (limit - limit // 2):]]
 
 
 @torch.inference_mode()
@@ -58,20 +51,14 @@ def answer(model: Model, ids: Sequence[int], tokens: int) -> str:
 
 def evaluate(model: Model, item: Item, setting: Setting, case: Row, context: int) -> Row:
     """Return a case's prediction and its score."""
-    ids = truncated(model.tokenizer(item.prompt()).input_ids, context - item.task.tokens)
+    limit = context - item.task.tokens
+    if limit < 2:
+        raise UserError(f"--context must hold {item.dataset}'s answers of {item.task.tokens} "
+                        "tokens, and a prompt")
+    ids = truncated(model.tokenizer(item.prompt()).input_ids, limit)
     running.configure(model, setting, len(ids), case["last"], case["seed"])
     prediction = answer(model, ids, item.task.tokens)
     return {"tokens": len(ids), "prediction": prediction, "score": item.score(prediction)}
-
-
-def cases(data: Mapping[str, Sequence[Item]], args: argparse.Namespace) -> list[Row]:
-    """Return what is asked for, item by item. Without a replaced layer all methods are exact."""
-    exact = methods.parse("exact").name
-    ways = dict.fromkeys((exact if last == 0 else setting.name, last)
-                         for last in args.last for setting in args.methods)
-    return [{"model": args.model, "context": args.context, "task": task, "item": item.id,
-             "method": method, "last": last, "seed": args.seed}
-            for task, items in data.items() for item in items for method, last in ways]
 
 
 def run(data: Mapping[str, Sequence[Item]], args: argparse.Namespace, done: Results) -> list[Row]:
@@ -92,27 +79,6 @@ def run(data: Mapping[str, Sequence[Item]], args: argparse.Namespace, done: Resu
 
 
 # ---- summary -------------------------------------------------------------------------------------
-
-
-def means(rows: Sequence[Row]) -> dict[tuple[str, int], dict[str, float]]:
-    """Return the score of each task, from 0 to 100, for each method and number of layers."""
-    scores: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        scores[row["method"], row["last"]][row["task"]].append(row["score"])
-    return {way: {task: 100 * float(np.mean(values)) for task, values in of_way.items()}
-            for way, of_way in scores.items()}
-
-
-def group_of(task: str) -> str:
-    """Return a task's group; the task is the name of a file."""
-    return TASKS[task.removesuffix("_e")].group
-
-
-def group_means(of_tasks: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean score of the tasks in each group that has some."""
-    found = {group: [score for task, score in of_tasks.items() if group_of(task) == group]
-             for group in GROUPS}
-    return {group: float(np.mean(scores)) for group, scores in found.items() if scores}
 
 
 def print_table(rows: Sequence[Row], markdown: bool) -> None:

@@ -179,6 +179,8 @@ def data_sets(folder: Path, names: Sequence[str] | None) -> dict[str, list[Item]
     there = {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
     wanted = names or [name for name in there if name.removesuffix("_e") in TASKS]
     for name in wanted:
+        if name.removesuffix("_e") not in TASKS:
+            raise DataError(f"'{name}' is none of {', '.join(TASKS)}")
         if name not in there:
             raise DataError(f"{folder} has no {name}.jsonl, but {', '.join(there) or 'none'}")
     if not wanted:

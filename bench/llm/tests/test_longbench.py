@@ -135,3 +135,5 @@ def test_wrong_files_are_refused(tmp_path):
         longbench_tasks.data_sets(tmp_path, None)
     with pytest.raises(DataError, match=r"no trec\.jsonl, but lcc"):
         longbench_tasks.data_sets(tmp_path, ["trec"])
+    with pytest.raises(DataError, match="'other' is none of narrativeqa"):
+        longbench_tasks.data_sets(tmp_path, ["other"])
