@@ -102,7 +102,7 @@ def plot(rows: Sequence[Row], names: Sequence[str], stem: Path) -> None:
                   for last in lasts]
         for group in curves[0]:
             panel.plot(lasts, [curve[group] for curve in curves], "o-", label=group)
-        panel.set(xlabel="last layers replaced", ylabel="score", ylim=(0, 100), xticks=lasts,
+        panel.set(xlabel="last layers replaced", ylabel="score", ylim=(-3, 103), xticks=lasts,
                   title=methods.parse(name).title)
     panels[0].legend(fontsize=8)
     for path in results.save_plot(figure, stem):
