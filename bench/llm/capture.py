@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import errors
-import hyperattn.transformers as ht
 import models
 import numpy as np
 import running
@@ -90,8 +89,7 @@ class Recorder:
         """Make this the attention of a model, with the masks of PyTorch's."""
         AttentionInterface.register(NAME, self)
         AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-        ht.reset(model.network)
-        model.network.set_attn_implementation(NAME)
+        model.use(NAME)
 
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
                  mask: Tensor | None, scaling: float | None = None, **kwargs: Any

