@@ -38,6 +38,7 @@ is_present() {
     python3-pytest) "$debian_python" -c 'import pytest' ;;
     python3-venv) "$debian_python" -c 'import ensurepip, venv' ;;
     libomp-dev) echo '#include <omp.h>' | clang -fopenmp -E -o /dev/null - ;;
+    bible-kjv) command -v bible ;;
     xz-utils) command -v xz ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
@@ -161,6 +162,19 @@ run_tests() {
         die "failed: make $* in build/$directory"
     fi
     echo "$counts"
+}
+
+# python_environment NAME FILE: makes build/NAME, a virtual environment with the packages that FILE
+# lists, unless it was made of this list before.
+python_environment() {
+    if ! cmp -s "$2" "build/$1/requirements.txt"; then
+        rm -rf "build/$1"
+        mkdir "build/$1"
+        : >"build/$1.log"
+        in_build "$1" "$debian_python" -m venv .
+        in_build "$1" bin/pip install -r "../../$2"
+        cp "$2" "build/$1/requirements.txt"
+    fi
 }
 
 # python_tests PYTHON VARIABLE=VALUE...: runs python/tests with these in the environment, and prints
