@@ -177,15 +177,16 @@ python_environment() {
     fi
 }
 
-# python_tests PYTHON VARIABLE=VALUE...: runs python/tests with these in the environment, and prints
-# what was skipped and why.
+# python_tests PYTHON FOLDER VARIABLE=VALUE...: runs the tests there with these in the environment,
+# and prints what was skipped and why.
 python_tests() {
     interpreter=$1
-    shift
+    tests=$2
+    shift 2
     env "$@" PYTHONDONTWRITEBYTECODE=1 "$interpreter" -m pytest -q -rs -p no:cacheprovider \
-        python/tests >build/python.log 2>&1 || {
+        "$tests" >build/python.log 2>&1 || {
         tail -n 60 build/python.log
-        die "failed: python/tests; the whole output is build/python.log"
+        die "failed: $tests; the whole output is build/python.log"
     }
     grep '^SKIPPED' build/python.log || :
     tail -n 1 build/python.log
