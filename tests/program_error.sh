@@ -51,32 +51,40 @@ says out 'at most'
 }
 
 # A head of a model by each method: what run writes is what measure finds without --out.
-head="--q $data/q.npy --k $data/k.npy --v $data/v.npy --dtype bf16 --causal"
-for options in '--method multipole' '--method multipole --budget 1288' \
-    '--method auto --target-error 0.05' '--method multipole --target-error 0.02' \
-    '--method hyper --window 256'; do
+real_head() {
+    head="--q $data/q.npy --k $data/k.npy --v $data/v.npy --dtype bf16 --causal"
+    for options in '--method multipole' '--method multipole --budget 1288' \
+        '--method auto --target-error 0.05' '--method multipole --target-error 0.02' \
+        '--method hyper --window 256'; do
+        # shellcheck disable=SC2086
+        {
+            run 0 run $head --out real.npy $options
+            run 0 measure $head --out real.npy --csv e.csv
+            run 0 measure $head --csv own.csv --json own.json $options
+        }
+        cmp -s e.csv own.csv || fail "$options: measure does not find what run wrote"
+        within own.csv rel_error 1e-4 0.2
+    done
+    within own.csv rel_error 0.02 0.2
     # shellcheck disable=SC2086
     {
-        run 0 run $head --out real.npy $options
-        run 0 measure $head --out real.npy --csv e.csv
-        run 0 measure $head --csv own.csv --json own.json $options
+        run 0 measure $head --csv small.csv --json own.json --method multipole --budget 324
+        says own.json '"method": "multipole"'
+        says own.json '"budget": 324'
+        run 0 measure $head --csv large.csv --method multipole --budget 1288
+        run 0 measure $head --csv target.csv --json own.json --method auto --target-error 0.02
+        says own.json '"method": "auto"'
     }
-    cmp -s e.csv own.csv || fail "$options: measure does not find what run wrote"
-    within own.csv rel_error 1e-4 0.2
-done
-within own.csv rel_error 0.02 0.2
-# shellcheck disable=SC2086
-{
-    run 0 measure $head --csv small.csv --json own.json --method multipole --budget 324
-    says own.json '"method": "multipole"'
-    says own.json '"budget": 324'
-    run 0 measure $head --csv large.csv --method multipole --budget 1288
-    run 0 measure $head --csv target.csv --json own.json --method auto --target-error 0.02
-    says own.json '"method": "auto"'
+    within target.csv rel_error 1e-4 0.024
+    awk -F, 'NR == FNR { small = $2; next } $1 == "all" { exit !($2 < small / 2) }' \
+        small.csv large.csv || fail "budget 1288 does not halve the error of 324"
 }
-within target.csv rel_error 1e-4 0.024
-awk -F, 'NR == FNR { small = $2; next } $1 == "all" { exit !($2 < small / 2) }' small.csv large.csv ||
-    fail "budget 1288 does not halve the error of 324"
+
+if [ -z "${EMULATOR-}" ]; then
+    real_head
+else
+    echo "reduced: no head of 8192 rows under an emulator"
+fi
 
 # ---- files ----------------------------------------------------------------------------------------
 
