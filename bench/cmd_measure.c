@@ -50,6 +50,9 @@ static void check_options(struct argp_state *state, const measure_command *o)
     const output_option outputs[] = {{"--json", o->json}, {"--csv", o->csv}};
     if (!o->files.q || !o->files.k || !o->files.v)
         argp_error(state, "--q, --k and --v are required");
+    if (o->files.dout && (o->method.given || o->method.target_error > 0))
+        argp_error(state, "--method and --target-error are not for a given --out");
+    refuse_unread(state, &o->params, &o->method);
     refuse_same_outputs(state, outputs, 2);
 }
 

@@ -70,6 +70,7 @@ static void check_options(struct argp_state *state, const run_options *o)
     if (o->params.given && !approximates)
         argp_error(state, "HyperAttention's options need --method hyper, or another that "
                           "approximates");
+    refuse_unread(state, &o->params, &o->method);
     refuse_same_outputs(state, out, OUTPUTS);
 }
 

@@ -62,6 +62,10 @@ typedef struct params_options {
 
 extern const struct argp params_argp; /* input: params_options */
 
+/* Whether any was given that only hyper has: not --sinks, --window, --strict-causal, nor --seed,
+ * which draws rows too. */
+bool params_are_hypers(const params_options *options);
+
 /* The base that was asked for, with the given options in place. */
 void params_resolve(hyperattn_params *params, const params_options *options);
 
@@ -79,6 +83,10 @@ extern const struct argp method_argp; /* input: method_options */
 
 /* A method's name there. */
 const char *method_name(hyperattn_method method);
+
+/* Refuses options that multipole would not read. */
+void refuse_unread(struct argp_state *state, const params_options *params,
+                   const method_options *method);
 
 /* Sets what was asked for. */
 void method_resolve(hyperattn_params *params, const method_options *options);

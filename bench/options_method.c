@@ -55,6 +55,14 @@ const char *method_name(hyperattn_method method)
     return names[method];
 }
 
+void refuse_unread(struct argp_state *state, const params_options *params,
+                   const method_options *method)
+{
+    if (method->method == HYPERATTN_MULTIPOLE && params_are_hypers(params))
+        argp_error(state, "--method multipole has no option of HyperAttention but --sinks, --window, "
+                          "--strict-causal and --seed; the others need --method hyper");
+}
+
 void method_resolve(hyperattn_params *params, const method_options *o)
 {
     params->method = o->method;

@@ -17,13 +17,14 @@ static const struct {
     const char *option, *key;
     size_t offset;
     unsigned min, max;
+    bool shared; /* with multipole */
 } param_ints[PARAM_INTS] = {
-    {"--projections", "lsh_num_projs", offsetof(hyperattn_params, lsh_num_projs), 1, 16},
-    {"--block", "block_size", offsetof(hyperattn_params, block_size), 1, INT_MAX},
-    {"--sample", "sample_size", offsetof(hyperattn_params, sample_size), 0, INT_MAX},
-    {"--leaf", "min_seq_len", offsetof(hyperattn_params, min_seq_len), 1, INT_MAX},
-    {"--sinks", "num_sinks", offsetof(hyperattn_params, num_sinks), 0, INT_MAX},
-    {"--window", "window", offsetof(hyperattn_params, window), 0, INT_MAX},
+    {"--projections", "lsh_num_projs", offsetof(hyperattn_params, lsh_num_projs), 1, 16, false},
+    {"--block", "block_size", offsetof(hyperattn_params, block_size), 1, INT_MAX, false},
+    {"--sample", "sample_size", offsetof(hyperattn_params, sample_size), 0, INT_MAX, false},
+    {"--leaf", "min_seq_len", offsetof(hyperattn_params, min_seq_len), 1, INT_MAX, false},
+    {"--sinks", "num_sinks", offsetof(hyperattn_params, num_sinks), 0, INT_MAX, true},
+    {"--window", "window", offsetof(hyperattn_params, window), 0, INT_MAX, true},
 };
 
 static const char *const heavy_names[] = {"sortlsh", "none"};
@@ -100,6 +101,14 @@ static error_t parse_params(int key, char *text, struct argp_state *state)
 }
 
 const struct argp params_argp = {.options = params_option_list, .parser = parse_params};
+
+bool params_are_hypers(const params_options *o)
+{
+    bool any = o->paper || o->heavy_given || o->sampling_given || o->kappa_given;
+    for (int i = 0; i < PARAM_INTS; i++)
+        any |= o->int_given[i] && !param_ints[i].shared;
+    return any;
+}
 
 void params_resolve(hyperattn_params *params, const params_options *o)
 {

@@ -74,6 +74,15 @@ for command in 'run --out bad.npy' measure; do
     done
     refuses_option $command $files --target-error=.1 --method=exact
     says err '--target-error'
+    for option in --block=16 --sampling=vnorm --paper; do
+        refuses_option $command $files --method=multipole $option
+        says err 'need --method hyper'
+    done
+done
+for option in --method=exact --target-error=.1 '--method=multipole --budget=324'; do
+    # shellcheck disable=SC2086
+    refuses_option measure $files --out q.npy $option
+    says err 'given --out'
 done
 # shellcheck disable=SC2086
 run 0 run $files --out o.npy --paper --block 16
