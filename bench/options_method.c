@@ -59,8 +59,8 @@ void refuse_unread(struct argp_state *state, const params_options *params,
                    const method_options *method)
 {
     if (method->method == HYPERATTN_MULTIPOLE && params_are_hypers(params))
-        argp_error(state, "--method multipole has no option of HyperAttention but --sinks, --window, "
-                          "--strict-causal and --seed; the others need --method hyper");
+        argp_error(state, "--method multipole has no option of HyperAttention but --sinks, "
+                          "--window, --strict-causal and --seed; the others need --method hyper");
 }
 
 void method_resolve(hyperattn_params *params, const method_options *o)
